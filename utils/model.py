@@ -166,8 +166,9 @@ class GPT(Part):
 def set_first_values(module: nn.Module, config: Config, seed: int) -> None:
     """Set every parameter from a random stream of its own, chosen by seed and name.
 
-    Matrices are normal: embeddings with deviation 0.02, the others with 1 / sqrt(inputs), and those that write into the
-    residual stream smaller by sqrt(2 x layers) (Radford et al. 2019, section 2.3). Biases are zero, norms one.
+    Biases are zero, norms one, matrices normal with deviation 0.5 / sqrt(inputs); the matrices that write into the
+    residual stream are smaller by sqrt(2 x layers) (Radford et al. 2019, section 2.3). Embeddings have deviation
+    0.8 / sqrt(width), positions half that: of the scales tried at width 64, these learned fastest.
     """
     for name, parameter in module.named_parameters():
         if parameter.is_meta:
@@ -176,12 +177,13 @@ def set_first_values(module: nn.Module, config: Config, seed: int) -> None:
             parameter.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
             continue
         name = tied_partner(name) or name
-        deviation = 0.02 if name in ("token.weight", "position.weight") else parameter.size(1) ** -0.5
+        scale = {"token.weight": 0.8, "position.weight": 0.4}.get(name, 0.5)
         if name.endswith(("attention.output.weight", "mlp.down.weight")):
-            deviation /= math.sqrt(2 * config.layers)
+            scale /= math.sqrt(2 * config.layers)
         stream = hashlib.sha256(f"{seed} {name}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(stream[:7], "big"))
-        parameter.copy_(torch.randn(parameter.shape, generator=generator) * deviation)
+        # every matrix here is [outputs, inputs] and both embeddings are [rows, width]
+        parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale * parameter.size(1) ** -0.5)
 
 
 def tied_partner(name: str) -> str | None:

@@ -18,9 +18,13 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nbformat
 from nbformat import NotebookNode
+
+if TYPE_CHECKING:
+    from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
@@ -129,7 +133,7 @@ def execute(path: Path, timeout: float = 600) -> NotebookNode:
     return clean(notebook)
 
 
-def _client(notebook: NotebookNode, path: Path, timeout: float):  # noqa: ANN202 (nbclient loads only when needed)
+def _client(notebook: NotebookNode, path: Path, timeout: float) -> "NotebookClient":
     """Return an nbclient that gathers outputs as nbval does, and shows which cell runs."""
     from nbclient import NotebookClient
 

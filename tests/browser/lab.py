@@ -77,7 +77,8 @@ def server(folder: Path) -> Iterator[Server]:
     """Start JupyterLab on a copy of the course inside `folder`; stop it and its kernels at the end."""
     course = folder / "course"
     for name in ("notebooks", "exercises", "solutions"):
-        shutil.copytree(ROOT / name, course / name, ignore=shutil.ignore_patterns(".*"))
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, course / name, ignore=shutil.ignore_patterns(".*"))
     news = folder / "settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
     news.parent.mkdir(parents=True)
     news.write_text(json.dumps({"fetchNews": "false", "checkForUpdates": False}))

@@ -1,0 +1,311 @@
+"""Every call of `torch.distributed` on this rank, seen where all of them pass: PyTorch's dispatcher.
+
+Whoever makes it (a cell, DDP's C++, FSDP's functional collectives), a collective or a message becomes an operator of
+the dispatcher, `c10d::allreduce_` or `c10d::send`. Here a kernel is registered above the real one, for the dispatch
+key BackendSelect, which every call passes. No function of PyTorch is replaced, with one exception: `Work.wait` is
+wrapped, because a wait in C++ leaves no Python frame and so cannot be told from a computation.
+
+The kernel does three things. It numbers the calls of each group, and the messages of each pair of ranks. It writes
+what is about to be called into the table all ranks see, and raises `Mismatch` before calling if another rank has
+called something else as the same number. And it tells the callbacks of `on_call`.
+"""
+
+from __future__ import annotations
+
+import collections
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch._C import DispatchKey
+from torch._C._distributed_c10d import ProcessGroup, Work
+
+from utils.ranks.table import digest
+
+Frame = tuple[int, int, str]  # number of a cell, line in it, function
+
+
+class Mismatch(RuntimeError):
+    """This rank was about to call something other than what another rank has called in the same place."""
+
+
+@dataclass(eq=False)
+class Call:
+    """One collective or message, as begun on this rank.
+
+    `payload` is in bytes: the tensors this rank hands to the operation (for `recv`, the buffer it fills). `number`
+    counts from 1: the collectives of the group, or the messages of this pair of ranks with this tag. `peer` is the
+    other rank of a message, or the root, as a rank of the world.
+    """
+
+    op: str
+    group: str
+    ranks: tuple[int, ...]
+    number: int
+    shapes: list[tuple[int, ...]]
+    dtype: str
+    payload: int
+    signature: str
+    peer: int | None = None
+    tag: int = 0
+    channel: str = ""  # "source>destination#tag" of a message
+    cell: int = 0
+    via: str = ""  # the function of torch.distributed that was called, where it has another name than `op`
+    frames: list[Frame] = field(default_factory=list)  # the learner's own, outermost first
+
+    @property
+    def kind(self) -> str:
+        """Return "send", "recv", "any" (a receive from whoever sends) or "collective"."""
+        return self.op if self.op in ("send", "recv") and self.channel else "any" if self.op == "recv" else "collective"
+
+    def plain(self) -> dict[str, Any]:
+        """Return this call as simple values."""
+        return {**asdict(self), "kind": self.kind}
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    """Return the tensors in an argument: a tensor, a list, or a list of lists."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    return [t for item in value for t in _tensors(item)] if isinstance(value, (list, tuple)) else []
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How an operator's arguments are read: the name learners know, what must agree, what is handed in."""
+
+    name: str
+    agree: int | None  # argument whose shapes and types must be equal on all ranks
+    payload: int
+    group: int = 1
+    root: int | None = None
+
+
+_FORMS = {
+    "allreduce_": _Form("all_reduce", 0, 0),
+    "allreduce_coalesced_": _Form("all_reduce", 0, 0),
+    "broadcast_": _Form("broadcast", 0, 0, root=2),
+    "reduce_": _Form("reduce", 0, 0, root=3),
+    "allgather_": _Form("all_gather", 1, 1, group=2),
+    "allgather_coalesced_": _Form("all_gather", 1, 1, group=2),
+    "_allgather_base_": _Form("all_gather_single", 1, 1, group=2),
+    "allgather_into_tensor_coalesced_": _Form("all_gather_single", 1, 1, group=2),
+    "gather_": _Form("gather", 1, 1, group=2, root=3),
+    "scatter_": _Form("scatter", 0, 1, group=2, root=3),
+    "reduce_scatter_": _Form("reduce_scatter", 1, 1, group=2),
+    "_reduce_scatter_base_": _Form("reduce_scatter_single", 1, 1, group=2),
+    "reduce_scatter_tensor_coalesced_": _Form("reduce_scatter_single", 1, 1, group=2),
+    "alltoall_": _Form("all_to_all", None, 1, group=2),
+    "alltoall_base_": _Form("all_to_all_single", None, 1, group=2),
+    "barrier": _Form("barrier", None, 0),
+    "monitored_barrier_": _Form("monitored_barrier", None, 0),
+    "send": _Form("send", None, 0),
+    "recv_": _Form("recv", None, 0),
+    "recv_any_source_": _Form("recv", None, 0),
+}
+
+
+class Book:
+    """What this rank has called since the world was made."""
+
+    def __init__(self, rank: int, epoch: int, table: Any):
+        self.rank, self.epoch, self.table = rank, epoch, table
+        self.lock = threading.RLock()
+        self.groups: dict[str, tuple[int, ...]] = {}
+        self.collectives: collections.Counter[str] = collections.Counter()
+        self.sent: collections.Counter[str] = collections.Counter()
+        self.received: collections.Counter[str] = collections.Counter()
+        self.recent: dict[str, collections.deque[Call]] = {}
+        self.pending: dict[int, tuple[Call, Any]] = {}  # by identity of the Work, which is held meanwhile
+        self.waiting: dict[int, tuple[int, Call]] = {}  # by thread: serial number of the wait, what it waits for
+        self.waits = 0
+        self.mismatch: Call | None = None
+
+    # -- beginning a call -------------------------------------------------------------------------------------------
+
+    def read(self, name: str, args: tuple[Any, ...]) -> Call:
+        """Return the call that these arguments of the operator `name` make; nothing is counted yet."""
+        form = _FORMS[name]
+        pg = ProcessGroup.unbox(args[form.group])
+        group, ranks = self._group(pg)
+        tensors = _tensors(args[form.payload])
+        call = Call(
+            op=form.name, group=group, ranks=ranks, number=0, shapes=[tuple(t.shape) for t in tensors],
+            dtype=str(tensors[0].dtype)[6:] if tensors else "",
+            payload=0 if name.endswith("barrier_") or name == "barrier" else sum(t.nbytes for t in tensors),
+            signature="",
+        )  # fmt: skip
+        if name in ("send", "recv_"):
+            call.peer, call.tag = ranks[args[2]], args[3]
+            ends = (self.rank, call.peer) if name == "send" else (call.peer, self.rank)
+            call.channel = f"{group} {ends[0]}>{ends[1]}#{call.tag}"
+            # A message may arrive in another shape: only type and number of elements must agree.
+            call.signature = f"{call.dtype} of {sum(t.numel() for t in tensors)} elements"
+        else:
+            if form.root is not None:
+                call.peer = ranks[args[form.root]]
+            call.signature = self._signature(form, call, args)
+        return call
+
+    @staticmethod
+    def _signature(form: _Form, call: Call, args: tuple[Any, ...]) -> str:
+        words = [form.name]
+        if form.agree is not None and (agree := _tensors(args[form.agree])):
+            shapes = sorted({str(list(t.shape)) for t in agree}) if len(agree) < 4 else []
+            words += [str(agree[0].dtype)[6:], " and ".join(shapes)]
+            if len(agree) > 1 or len(shapes) != 1:
+                words.append(f"({len(agree)} tensors, {sum(t.numel() for t in agree)} elements)")
+        elif form.name.startswith("all_to_all"):
+            words.append(call.dtype)
+        if call.peer is not None:
+            words.append(("to" if form.name in ("reduce", "gather") else "from") + f" rank {call.peer}")
+        return " ".join(filter(None, words))
+
+    def _group(self, pg: Any) -> tuple[str, tuple[int, ...]]:
+        name = pg.group_name
+        if name not in self.groups:
+            known = dist.distributed_c10d._world.pg_group_ranks.get(pg)
+            self.groups[name] = tuple(sorted(known, key=known.__getitem__)) if known else tuple(range(pg.size()))
+        return name, self.groups[name]
+
+    def begin(self, call: Call) -> None:
+        """Number the call, publish it, and raise `Mismatch` if another rank has called something else."""
+        with self.lock:
+            counter, key = self._counter(call)
+            counter[key] += 1
+            call.number = counter[key]
+            self.recent.setdefault(key, collections.deque(maxlen=8)).append(call)
+            if len(self.pending) > 8:
+                self.prune()
+        if call.kind == "any" or self.table is None:
+            return
+        where = digest(self.epoch, call.channel or (call.group, call.ranks))
+        others = [r for r in ((call.peer,) if call.channel else call.ranks) if r is not None and r != self.rank]
+        self.table.put(where, call.number, call.signature)
+        mine = self.table.cut(call.signature)
+        for other in others:
+            theirs = self.table.get(other, where, call.number)
+            if theirs is not None and theirs != mine:
+                self.undo(call)
+                self.mismatch = call
+                raise Mismatch(f"rank {self.rank} calls {mine}, but rank {other} called {theirs}")
+
+    def undo(self, call: Call) -> None:
+        """Take back a call that was not made."""
+        with self.lock:
+            counter, key = self._counter(call)
+            counter[key] -= 1
+            if self.recent[key] and self.recent[key][-1] is call:
+                self.recent[key].pop()
+
+    def _counter(self, call: Call) -> tuple[collections.Counter[str], str]:
+        if call.channel:
+            return (self.sent if call.op == "send" else self.received), call.channel
+        return (self.received, call.group + " any") if call.kind == "any" else (self.collectives, call.group)
+
+    # -- waiting ----------------------------------------------------------------------------------------------------
+
+    def enter(self, call: Call) -> None:
+        """Note that this thread waits for a call."""
+        self.waits += 1
+        self.waiting[threading.get_ident()] = (self.waits, call)
+
+    def leave(self) -> None:
+        """Note that this thread waits no more."""
+        self.waiting.pop(threading.get_ident(), None)
+
+    def prune(self) -> None:
+        """Let go of the calls that are complete."""
+        with self.lock:
+            for key, (_, work) in list(self.pending.items()):
+                if work.is_completed():
+                    self.pending.pop(key, None)
+
+    def report(self, cell: int) -> dict[str, Any]:
+        """Return what the watcher compares between ranks: counts by group and channel, and the latest calls."""
+        with self.lock:
+            recent = [c for calls in self.recent.values() for c in calls]
+            return {
+                "groups": dict(self.groups),
+                "collectives": dict(self.collectives),
+                "sent": dict(self.sent),
+                "received": dict(self.received),
+                "recent": [c.plain() for c in recent if c.cell == cell][-200:],
+            }
+
+
+class _Now:
+    """What the kernels look at: the book of this world, the cell that runs, who listens."""
+
+    book: Book | None = None
+    cell = 0
+    trace: Callable[[Any], tuple[list[Frame], str]] = staticmethod(lambda frame: ([], ""))
+    listeners: list[Callable[[Call], None]] = []
+
+
+now = _Now
+_library: Any = None
+
+
+def on_call(callback: Callable[[Call], None]) -> Callable[[], None]:
+    """Call `callback(call)` for each collective and message of this rank, before it is made; return how to end that."""
+    now.listeners.append(callback)
+    return lambda: now.listeners.remove(callback)
+
+
+def install() -> None:
+    """Register the kernels and wrap `Work.wait`; once in a process."""
+    global _library
+    if _library:
+        return
+    _library = torch.library.Library("c10d", "IMPL")
+    for name in _FORMS:
+        _library.impl(name, _kernel(name, getattr(torch.ops.c10d, name).default), "BackendSelect", with_keyset=True)
+    wait_in_c = Work.wait
+
+    def wait(self: Any, *args: Any, **kwargs: Any) -> Any:
+        book = now.book
+        entry = book.pending.get(id(self)) if book else None
+        if book is None or entry is None or entry[1] is not self:
+            return wait_in_c(self, *args, **kwargs)
+        book.enter(entry[0])
+        try:
+            return wait_in_c(self, *args, **kwargs)
+        finally:
+            book.leave()
+            book.pending.pop(id(self), None)
+
+    Work.wait = wait
+
+
+def _kernel(name: str, op: Any) -> Callable[..., Any]:
+    def kernel(keys: Any, *args: Any, **kwargs: Any) -> Any:
+        below = keys.remove(DispatchKey.BackendSelect)
+        book = now.book
+        if book is None:
+            return op.redispatch(below, *args, **kwargs)
+        call = book.read(name, args)
+        call.cell = now.cell
+        call.frames, call.via = now.trace(sys._getframe())
+        for listener in list(now.listeners):
+            listener(call)
+        book.begin(call)
+        book.enter(call)  # some operations wait here and not in Work.wait
+        try:
+            result = op.redispatch(below, *args, **kwargs)
+        except BaseException:
+            book.undo(call)
+            raise
+        finally:
+            book.leave()
+        work = result[-1] if isinstance(result, tuple) else result
+        if work is not None:
+            work = Work.unbox(work)
+            book.pending[id(work)] = (call, work)
+        return result
+
+    return kernel

@@ -1,0 +1,135 @@
+"""Look on while the ranks run a cell: notice who is stuck, dead or stopped, and let the others go."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from utils.ranks.stuck import stuck
+
+if TYPE_CHECKING:
+    from utils.ranks.world import World
+
+Reply = dict[str, Any]
+PAUSE = 0.15  # seconds between two questions to the ranks
+AFTER_INTERRUPT = 3.0  # seconds until a rank that does not react to an interrupt is killed
+AFTER_FREE = 10.0  # the same for one that was freed
+
+
+class Watch:
+    """One cell on some ranks, from start to end."""
+
+    def __init__(self, world: World, jobs: Mapping[int, Any], progress: Any = None):
+        self.world, self.jobs, self.progress = world, jobs, progress
+        self.done: dict[int, Reply] = {}
+        self.last: dict[int, Reply] = {}  # by rank: its latest answer
+        self.same: dict[int, int] = {}  # by rank: how many questions in a row found it in the same wait
+        self.freed: dict[int, float] = {}
+        self.interrupted = 0.0
+        self.signalled = 0.0
+        self.began = time.monotonic()
+        self.asked = self.began
+
+    def run(self) -> dict[int, Reply]:
+        """Wait for all ranks; return their replies. A rank that died has the status "died"."""
+        while True:
+            try:
+                if self._step():
+                    return self.done
+            except KeyboardInterrupt:
+                self.interrupted = self.interrupted or time.monotonic()
+
+    def _step(self) -> bool:
+        self._collect()
+        waiting = [r for r in self.jobs if r not in self.done]
+        if not waiting:
+            return True
+        now = time.monotonic()
+        if self.interrupted:
+            self._interrupt(waiting, now)
+        self._kill_late(waiting, now)
+        if now - self.asked >= PAUSE:
+            self._ask(waiting)
+            if self.progress:
+                self.progress.tick(now - self.began, waiting, self.last)
+            self.asked = time.monotonic()
+        return False
+
+    def _collect(self) -> None:
+        """Take in replies and deaths."""
+        open_jobs = [job for r, job in self.jobs.items() if r not in self.done]
+        pause = 0.02 if time.monotonic() - self.began < 5 else 0.1
+        concurrent.futures.wait(open_jobs, pause, concurrent.futures.FIRST_COMPLETED)
+        self.world.check_controller()
+        for r, job in self.jobs.items():
+            if r in self.done:
+                continue
+            how = None if job.done() else self.world.death(r)
+            if job.done():
+                try:
+                    self.done[r] = job.get()
+                except Exception as e:
+                    name, text = getattr(e, "ename", type(e).__name__), str(getattr(e, "evalue", e))
+                    lost = name == "EngineError"
+                    how = self.world.death(r) or "its process ended" if lost else None
+                    self.done[r] = {"status": "raised", "name": name, "message": text, "frames": [], "place": ""}
+            if how:
+                self.world.unregister(r)
+                self.done[r] = {**self._known(r), "status": "died", "how": how}
+
+    def _known(self, r: int) -> Reply:
+        """Return what was seen of a rank before it died."""
+        seen = self.last.get(r, {})
+        return {"frames": seen.get("frames", []), "book": seen.get("book", {})}
+
+    def _ask(self, waiting: list[int]) -> None:
+        """Ask where the ranks stand; free those that wait in vain."""
+        answers = self.world.ask(waiting, "where")
+        waits: dict[int, Reply] = {}
+        busy: set[int] = set()
+        for r in waiting:
+            answer = answers.get(r)
+            if answer is None:
+                self.world.continue_if_stopped(r)
+            wait = answer.get("wait") if answer and answer.get("cell") == self.world.cell else None
+            if answer is None or wait is None:
+                busy.add(r)
+                self.same[r] = 0
+            else:
+                before = (self.last.get(r) or {}).get("wait")
+                self.same[r] = self.same.get(r, 0) + 1 if before and before["serial"] == wait["serial"] else 1
+                waits[r] = wait
+            if answer and answer.get("cell") == self.world.cell:
+                self.last[r] = answer
+        books = {**self.world.books, **{r: d["book"] for r, d in self.done.items() if d.get("book")}}
+        books.update({r: a["book"] for r, a in self.last.items() if r in waiting and a.get("book")})
+        # All were seen in the same waits twice, so between the two questions all of them waited at once.
+        steady = {r: w for r, w in waits.items() if self.same[r] >= (2 if w["sure"] else 4) and r not in self.freed}
+        busy |= {r for r in waits if r not in steady and r not in self.freed}
+        if vain := stuck(steady, busy, books, self.world.n):
+            self._free(sorted(vain))
+
+    def _free(self, ranks: list[int]) -> None:
+        self.world.ask(ranks, "free")
+        for r in ranks:
+            self.freed.setdefault(r, time.monotonic())
+
+    def _interrupt(self, waiting: list[int], now: float) -> None:
+        """Interrupt all ranks, again every second; free those that wait in C++, where no signal is seen."""
+        if now - self.signalled < 1:
+            return
+        self.signalled = now
+        for r in waiting:
+            self.world.interrupt(r)
+        answers = self.world.ask(waiting, "where")
+        self._free([r for r, a in answers.items() if a.get("wait")])
+
+    def _kill_late(self, waiting: list[int], now: float) -> None:
+        for r in waiting:
+            late = self.interrupted and now - self.interrupted > AFTER_INTERRUPT
+            if late or (r in self.freed and now - self.freed[r] > AFTER_FREE):
+                with contextlib.suppress(OSError):
+                    self.world.kill(r)

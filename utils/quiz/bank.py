@@ -124,6 +124,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -405,13 +406,13 @@ def _explain(error) -> str:
     if error.validator == "pattern":
         return f"{value!r} does not have the form {error.validator_value}"
     if error.validator in ("unevaluatedProperties", "additionalProperties"):
-        return error.message.replace("Unevaluated properties are not allowed", "no such field here") + _typo(error)
+        text = re.sub(r"^\w+ properties are not allowed", "no such field here", error.message)
+        spaced = re.search(r"'[^']* [^']*' (was|were)", text)
+        return text + ("; between { and } a comma ends the text: put it in quotes" if spaced else _typo(error))
     return error.message if len(error.message) < 160 else f"{error.message[:60]} ... {error.message[-90:]}"
 
 
 def _typo(error) -> str:
-    import re
-
     schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
     fields = set(re.findall(r'"(\w+)": \{', json.dumps(schema)))
     unknown = re.findall(r"'(\w+)'", error.message)

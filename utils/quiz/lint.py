@@ -6,14 +6,13 @@ length of options, size of the test's pool); they do not fail a build.
 
 from __future__ import annotations
 
-import ast
-import operator
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from utils.quiz import bank as banks
+from utils.quiz import grade
 from utils.quiz.bank import Bank, BankError, Item
 from utils.quiz.text import inline, mathml, to_html
 
@@ -28,48 +27,6 @@ _PLACE = re.compile(
 _ALL = re.compile(r"^\W*(?:all|none|both|neither)\s+of\s+(?:the|these|them)\b|^\W*(?:both|neither|all|none)\W*$", re.I)
 _NOT = re.compile(r"\b(?:not|never|except)\b(?=[^?]*\?)", re.I)
 _HTML = re.compile(r"</?(?:div|span|b|i|p|br|script|img|sub|sup|details|table)\b[^>]*>", re.I)
-_ARITHMETIC = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-    ast.Pow: operator.pow,
-}
-
-
-def derive(expression: str) -> float:
-    """Return the value of an arithmetic expression of numbers, + - * / // % ** and brackets.
-
-    Raises ValueError at anything else.
-    """
-
-    def value(node: ast.AST) -> float:
-        if isinstance(node, ast.Expression):
-            return value(node.body)
-        if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
-            return node.value
-        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-            return -value(node.operand)
-        if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
-            left, right = value(node.left), value(node.right)
-            if isinstance(node.op, ast.Pow) and abs(right) > 64:
-                raise ValueError("the exponent is too large")
-            return _ARITHMETIC[type(node.op)](left, right)
-        raise ValueError("only numbers, + - * / // % ** and brackets are understood")
-
-    try:
-        return value(ast.parse(expression.strip(), mode="eval"))
-    except (SyntaxError, ZeroDivisionError) as error:
-        raise ValueError(str(error)) from None
-
-
-def tolerance(answer: dict[str, Any]) -> float:
-    """Return how far a number may lie from the right one, in the answer's unit; 1 % where nothing is said."""
-    if "abs_tol" in answer:
-        return answer["abs_tol"]
-    return answer.get("rel_tol", 0.01) * abs(answer["value"])
 
 
 def texts(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
@@ -168,14 +125,14 @@ def _number_faults(answer: dict[str, Any]) -> list[str]:
         if "derive" not in entry:
             continue
         try:
-            value = derive(str(entry["derive"]))
+            value = grade.arithmetic(str(entry["derive"]))
         except ValueError as error:
             faults.append(f"{where}.derive: {entry['derive']!r} cannot be computed: {error}")
             continue
         if abs(value - entry["value"]) > 1e-9 + 0.005 * abs(value):
             faults.append(f"{where}.value: is {entry['value']:g}, but derive gives {value:g}")
     for i, caught in enumerate(answer.get("catch", [])):
-        if abs(caught["value"] - answer["value"]) <= tolerance(answer):
+        if abs(caught["value"] - answer["value"]) <= grade.tolerance(answer):
             faults.append(f"answer.catch.{i}.value: {caught['value']:g} lies within the tolerance of the right answer")
     if answer.get("unit") and "accept_units" in answer and answer["accept_units"].get(answer["unit"]) != 1:
         faults.append(f"answer.accept_units: must hold the answer's own unit, {answer['unit']!r}, with the factor 1")

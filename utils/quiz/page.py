@@ -12,19 +12,30 @@ QUESTIONS = ("mcq", "multi", "numeric")
 
 
 class Static:
-    """An output that has only its form without a kernel."""
+    """The form without a kernel, where there is no front end to draw another."""
 
     def __init__(self, html: str, text: str) -> None:
         self.html, self.text = html, text
+
+    def __repr__(self) -> str:
+        return self.text
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         return {"text/html": self.html, "text/plain": self.text}
 
 
-def _display(thing: Any) -> None:
+def _put(screen: Any, html: str, text: str) -> None:
+    """Display a screen: live in a kernel, its static form elsewhere."""
+    from IPython import get_ipython
     from IPython.display import display
 
-    display(thing)
+    shell = get_ipython()
+    if shell is None or not hasattr(shell, "kernel"):
+        display(Static(html, text))
+        return
+    from utils.quiz.widget import QuizWidget
+
+    display(QuizWidget(screen(), html, text))
 
 
 def show(identifier: str) -> None:
@@ -33,47 +44,55 @@ def show(identifier: str) -> None:
     Raises BankError, naming the nearest id, where there is no such item.
     """
     item = banks.find(identifier)
-    _display(Static(static.item_html(item), static.item_text(item)))
+    from utils.quiz.screens import Single
+
+    _put(lambda: Single(item), static.item_html(item), static.item_text(item))
 
 
 def reveal(identifier: str, value: Any) -> None:
     """Set the real result of this cell beside the learner's prediction; fold it where there is no prediction yet.
 
     `value` may be anything: it is shown as text that is the same on every run (tensors and arrays by their numbers).
+    A prediction made later, in the cell above, opens the result by itself.
     """
     item = banks.find(identifier)
     if item.type != "predict":
         raise BankError(f"quiz.reveal goes with an item of type predict; {identifier!r} is of type {item.type}.")
-    _display(Static(static.reveal_html(item, value), static.reveal_text(item)))
+    from utils.quiz.screens import Reveal
+
+    _put(lambda: Reveal(item, value), static.reveal_html(item, value), static.reveal_text(item))
 
 
-def _several(topic: str, types: tuple[str, ...], role: str, what: str, place: str) -> None:
+def _several(topic: str, types: tuple[str, ...], what: str, place: str) -> None:
     bank, part = banks.resolve(topic)
-    items = bank.select(*types, role=role, topic=part)
+    items = bank.select(*types, role="practice", topic=part)
     if not items:
         raise BankError(f"The bank {topic!r} has no {what} for practice.")
+    from utils.quiz.screens import Row
+
     title = f"{bank.title}: {len(items)} {what}"
-    _display(Static(static.list_html(title, items, place), static.list_text(title, items, place)))
+    html, text = static.list_html(title, items, place), static.list_text(title, items, place)
+    _put(lambda: Row(title, place, items), html, text)
 
 
 def deck(topic: str) -> None:
     """Show the flashcards of a topic, one at a time."""
-    _several(topic, ("flashcard",), "practice", "flashcards", "Card")
+    _several(topic, ("flashcard",), "flashcards", "Card")
 
 
 def questions(topic: str) -> None:
     """Show the questions of a topic that are for practice: single choice, multiple choice, numbers."""
-    _several(topic, QUESTIONS, "practice", "questions", "Question")
+    _several(topic, QUESTIONS, "questions", "Question")
 
 
 def open_questions(topic: str) -> None:
     """Show the open questions of a topic."""
-    _several(topic, ("open",), "practice", "open questions", "Open question")
+    _several(topic, ("open",), "open questions", "Open question")
 
 
 def practice(topic: str) -> None:
     """Show the practice problems of a topic, with hints, steps and common mistakes."""
-    _several(topic, ("problem",), "practice", "practice problems", "Practice")
+    _several(topic, ("problem",), "practice problems", "Practice")
 
 
 def test(topic: str) -> None:
@@ -87,13 +106,21 @@ def test(topic: str) -> None:
     if not items:
         raise BankError(f"The bank {topic!r} has no questions with the role test.")
     title = f"{bank.title}: test"
-    _display(Static(static.list_html(title, items, "Question"), static.list_text(title, items, "Question")))
+    from utils.quiz.screens import Row
+
+    html, text = static.list_html(title, items, "Question"), static.list_text(title, items, "Question")
+    _put(lambda: Row(title, "Question", items), html, text)
+
+
+def _later(message: str) -> None:
+    from IPython.display import display
+
+    display(Static(f"<p>{message}</p>", message))
 
 
 def review() -> None:
     """Show what is due today: cards and questions whose time has come."""
-    message = "Nothing is due yet: rate flashcards or answer questions first, and they come back here over days."
-    _display(Static(f"<p>{message}</p>", message))
+    _later("Nothing is due yet: rate flashcards or answer questions first, and they come back here over days.")
 
 
 due = review
@@ -101,15 +128,13 @@ due = review
 
 def progress() -> None:
     """Show the map of the course: done, to do, due, and how strong each topic is."""
-    message = "Nothing is recorded yet."
-    _display(Static(f"<p>{message}</p>", message))
+    _later("Nothing is recorded yet.")
 
 
 def doors(topic: str) -> None:
     """Offer the two ways into a topic: test yourself first (recommended), or jump in."""
     bank, _ = banks.resolve(topic)
-    message = f"{bank.title}: test yourself first (recommended), or jump in."
-    _display(Static(f"<p>{message}</p>", message))
+    _later(f"{bank.title}: test yourself first (recommended), or jump in.")
 
 
 def reset(topic: str) -> None:

@@ -20,6 +20,8 @@ displaystyle scriptlevel stretchy fence form separator lspace rspace width heigh
 linethickness columnalign accent accentunder movablelimits largeop symmetric minsize maxsize"""
 MATHML_TAGS = frozenset(_TAGS.split())
 MATHML_ATTRIBUTES = frozenset(_ATTRIBUTES.split())
+# commands with which MathJax, typesetting the static form, would make links, styles or macros: shown as source instead
+_ACTIVE = re.compile(r"\\(?:href|style|class|cssId|require|data|unicode|def|let|newcommand|renewcommand|html\w*|url)\b")
 
 
 def to_html(markdown: str, live: bool = False) -> str:
@@ -65,10 +67,14 @@ def _renderer(live: bool):
             return f"<pre><code>{escape(code.rstrip())}</code></pre>\n"
 
         def inline_math(self, text: str) -> str:
-            return mathml(text) if live else f"${escape(text)}$"
+            if live:
+                return mathml(text)
+            return f"<code>{escape(text)}</code>" if _ACTIVE.search(text) else f"${escape(text)}$"
 
         def block_math(self, text: str) -> str:
-            return f"<p>{mathml(text, block=True)}</p>\n" if live else f"<p>$${escape(text)}$$</p>\n"
+            if live:
+                return f"<p>{mathml(text, block=True)}</p>\n"
+            return f"<p><code>{escape(text)}</code></p>\n" if _ACTIVE.search(text) else f"<p>$${escape(text)}$$</p>\n"
 
     return mistune.create_markdown(renderer=Renderer(escape=True), plugins=["math", "table"])
 

@@ -18,13 +18,10 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import nbformat
 from nbformat import NotebookNode
-
-if TYPE_CHECKING:
-    from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
@@ -123,7 +120,7 @@ def execute(path: Path, timeout: float = 600) -> NotebookNode:
         try:
             client.execute(env=environment)
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-            raise PublishError(_explain(notebook, path, error)) from None
+            raise PublishError(_explain(client.cell, notebook, path, error)) from None
     for number, cell in _code_cells(notebook):
         failed = any(output.output_type == "error" for output in cell.outputs)
         if "raises-exception" in cell.metadata.get("tags", []) and not failed:
@@ -133,15 +130,18 @@ def execute(path: Path, timeout: float = 600) -> NotebookNode:
     return clean(notebook)
 
 
-def _client(notebook: NotebookNode, path: Path, timeout: float) -> "NotebookClient":
-    """Return an nbclient that gathers outputs as nbval does, and shows which cell runs."""
-    from nbclient import NotebookClient
+def _client(notebook: NotebookNode, path: Path, timeout: float) -> Any:
+    """Return an nbclient that gathers outputs as nbval does, shows which cell runs, and knows it as `cell`."""
+    from nbclient import NotebookClient  # takes a while to load
 
     class Client(NotebookClient):
+        cell: NotebookNode | None = None
+
         def clear_output(self, outs: list, msg: dict, cell_index: int) -> None:
             """Keep what was shown: nbval does not know this message."""
 
-    def show_cell(cell: NotebookNode, cell_index: int) -> None:
+    def at_start(cell: NotebookNode, cell_index: int) -> None:
+        client.cell = cell
         if sys.stderr.isatty():
             print(f"\r{path}: cell {cell_index + 1} of {len(notebook.cells)} ", end="", file=sys.stderr, flush=True)
 
@@ -152,7 +152,7 @@ def _client(notebook: NotebookNode, path: Path, timeout: float) -> "NotebookClie
         record_timing=False,
         coalesce_streams=True,
         resources={"metadata": {"path": str(path.resolve().parent)}},
-        on_cell_start=show_cell,
+        on_cell_start=at_start,
     )
     # Otherwise what goes into an Output widget would vanish with the widget; so it stands in the cell, as for nbval.
     client.comm_open_handlers = {}
@@ -171,17 +171,16 @@ def _code_cells(notebook: NotebookNode) -> list[tuple[int, NotebookNode]]:
     return list(enumerate((c for c in notebook.cells if c.cell_type == "code" and c.source.strip()), start=1))
 
 
-def _explain(notebook: NotebookNode, path: Path, error: Exception) -> str:
-    """Name the cell that failed and show its source and its error."""
-    for number, cell in _code_cells(notebook):
-        tagged = "raises-exception" in cell.metadata.get("tags", [])
-        failures = [output for output in cell.outputs if output.output_type == "error"]
-        if (failures and not tagged) or cell.execution_count is None:
-            shown = "\n".join(failures[0].traceback) if failures else str(error)
-            name = f"{path}: code cell {number} ({cell.id})"
-            source = textwrap.indent(cell.source, "    ")
-            return f"{name} failed; the file was left as it was.\n{source}\n{ANSI.sub('', shown)}"
-    return f"{path}: {error}"
+def _explain(cell: NotebookNode | None, notebook: NotebookNode, path: Path, error: Exception) -> str:
+    """Name the cell that was running and show its source and its error."""
+    number = next((number for number, other in _code_cells(notebook) if other is cell), None)
+    if cell is None or number is None:
+        return f"{path}: {error}"
+    failures = [output for output in cell.outputs if output.output_type == "error"]
+    shown = "\n".join(failures[0].traceback) if failures else str(error)
+    source = textwrap.indent(cell.source, "    ")
+    name = f"{path}: code cell {number} ({cell.id})"
+    return f"{name} failed; the file was left as it was.\n{source}\n{ANSI.sub('', shown)}"
 
 
 class _Memory:

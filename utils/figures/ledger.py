@@ -1,0 +1,63 @@
+"""Draw a ledger: pairs of bars, what was predicted and what was counted, one panel a unit."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from utils import figures
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from utils.ledger import Ledger, Row
+
+
+def _sum(value: float | Sequence[float]) -> float:
+    return float(sum(value)) if isinstance(value, Sequence) else float(value)
+
+
+def _panel(ax: Axes, rows: list[Row], unit: str) -> None:
+    from utils.ledger import amount
+
+    greatest = max([_sum(v) for row in rows for v in (row.predicted, row.counted) if v is not None] + [0.0]) or 1.0
+    for place, row in enumerate(rows):
+        for kind, value, shift in ((0, row.predicted, -0.2), (1, row.counted, 0.2)):
+            if value is None:
+                ax.text(0, place + shift, " not counted", va="center", fontsize=8)
+                continue
+            ax.barh(place + shift, _sum(value), 0.36, color=figures.colour(kind), edgecolor="white",
+                    hatch=figures.pattern(kind), label=("predicted", "counted")[kind] if not place else None)
+            ax.text(_sum(value), place + shift, f" {amount(_sum(value), unit)}", va="center", fontsize=8)
+    ax.set_yticks(range(len(rows)), [row.name for row in rows])
+    ax.invert_yaxis()
+    ax.set_xlim(0, greatest * 1.25)
+    ax.grid(axis="y", visible=False)
+    ax.set_xlabel("bytes, all ranks together" if unit == "bytes" else unit)
+    if unit == "bytes":
+        ax.xaxis.set_major_formatter(lambda value, _: amount(value, unit) if value else "0")
+
+
+def draw(book: Ledger) -> tuple[Figure, str]:
+    """Draw all rows; where values are by rank, their sum. Returns the figure and its description."""
+    if not len(book):
+        raise ValueError("this ledger has no rows yet: write some with book.row(name, formula, predicted, counted)")
+    units = list(dict.fromkeys(row.unit for row in book))
+    by_unit = {unit: [row for row in book if row.unit == unit] for unit in units}
+    heights = [len(rows) for rows in by_unit.values()]
+    fig, axes = figures.new(len(units), 1, height=0.9 * sum(heights) + 0.9 * len(units), squeeze=False,
+                            gridspec_kw={"height_ratios": heights})
+    for ax, (unit, rows) in zip(axes[:, 0], by_unit.items(), strict=True):
+        _panel(ax, rows, unit)
+    axes[0, 0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
+    return fig, describe(book)
+
+
+def describe(book: Ledger) -> str:
+    """Say every row with its numbers."""
+    lines = []
+    for row in book:
+        name, _, predicted, counted, ratio = row.texts()
+        tail = f", ratio {ratio}" if ratio else ""
+        lines.append(f"{name}: predicted {predicted}, counted {counted}{tail}.")
+    return " ".join([f"Predicted and counted, {len(lines)} row{'s' * (len(lines) != 1)}.", *lines])

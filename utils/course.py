@@ -67,7 +67,8 @@ def update(course: Path = ROOT, copy: Path = COPY) -> list[str]:
         if (copy / name).exists():
             said.append(f"{name} is no longer part of the course; your copy stays.")
     _write_record(copy, record)
-    return ([f"{made} notebooks are new in {copy.name}/."] if made else []) + said
+    new = "1 notebook is" if made == 1 else f"{made} notebooks are"
+    return ([f"{new} new in {copy.name}/."] if made else []) + said
 
 
 def _renew(mine: Path, new: NotebookNode, seen: str | None) -> list[str]:
@@ -173,7 +174,7 @@ def clear(course: Path = ROOT) -> None:
 
 def start(arguments: list[str], copy: Path = COPY) -> int:
     """Open JupyterLab in `copy` at the first notebook and return its exit status when it ends."""
-    command = [sys.executable, "-m", "jupyterlab", START, *arguments]
+    command = [sys.executable, "-m", "jupyterlab", f"--LabApp.default_url=/lab/tree/{START}", *arguments]
     os.chdir(copy)
     if os.name == "posix":
         os.execv(sys.executable, command)  # so that Ctrl-C and signals reach JupyterLab and nobody else

@@ -271,11 +271,11 @@ def _event(line: bytes) -> Event:
             raise ValueError(f"its field {name} is a {type(values[name]).__name__}")
     try:
         moment = datetime.fromisoformat(values["ts"])
-    except ValueError:
-        raise ValueError("its time cannot be read") from None
-    if moment.tzinfo is None:
-        raise ValueError("its time has no time zone")
-    values["ts"] = moment.astimezone(UTC).isoformat(timespec="microseconds")
+        if moment.tzinfo is None:
+            raise ValueError
+        values["ts"] = moment.astimezone(UTC).isoformat(timespec="microseconds")
+    except (ValueError, OverflowError):
+        raise ValueError("its time cannot be read (or has no time zone)") from None
     return Event(**values)
 
 

@@ -10,6 +10,8 @@ The room knows nothing of torch or ranks and loads only what a call needs.
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = [
     "BankError",
     "deck",
@@ -29,7 +31,7 @@ __all__ = [
 _HOMES = {name: "utils.quiz.page" for name in __all__} | {"BankError": "utils.quiz.bank"}
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     """Load the module behind a public name on first use, so that importing this package costs nothing."""
     if name in _HOMES:
         from importlib import import_module

@@ -7,7 +7,8 @@ from typing import Any
 
 from utils import progress
 from utils.progress import Event
-from utils.quiz import blocks, history, static
+from utils.quiz import bank as banks
+from utils.quiz import blocks, history, memory, static
 from utils.quiz.bank import Item
 from utils.quiz.blocks import Block
 from utils.quiz.grade import Grade, ResponseError
@@ -31,7 +32,7 @@ class Card(Part):
         super().__init__(item, role)
         past = self.past()
         self.shown = False
-        self.rated = ""
+        self.rated = self.next = ""
         self.last = f"Last time, on {day(past[-1])}: {_rating_label(past[-1].resp)}." if past else ""
 
     @property
@@ -45,7 +46,7 @@ class Card(Part):
             return top + last + self.row(blocks.button("reveal", "Show the answer", primary=True))
         answer = blocks.prose("answer", self.item["answer"], "answer")
         if self.rated:
-            rated = blocks.banner(f"You rated it: {RATINGS[self.rated][1]}.", "info")
+            rated = blocks.banner(f"You rated it: {RATINGS[self.rated][1]}. {self.next}".strip(), "info")
             return [*top, answer, rated] + self.row(blocks.button("hide", "Hide the answer"))
         row = [blocks.button(key, f"{label}: {meaning}") for key, (_, label, meaning) in RATINGS.items()]
         ask = blocks.plain("ask", "Say the answer before you look. How well did you know it?", "quiet")
@@ -66,7 +67,8 @@ class Card(Part):
             return
         self.rated = key
         self.save("rated", resp={"rating": RATINGS[key][0]}, ok=RATINGS[key][0] > 1, ms=ms)
-        self.say = f"Rated: {RATINGS[key][1]}."
+        self.next = memory.next_words(self.item, banks.load(self.item.bank))
+        self.say = f"Rated: {RATINGS[key][1]}. {self.next}".strip()
 
     def do_again(self, values: Mapping[str, Any], ms: int | None) -> None:
         """Rate the card as not known."""
@@ -137,6 +139,9 @@ class Open(Part):
         model = blocks.html("model", f"<p><strong>Model answer</strong></p>{to_html(self.item['model_answer'], True)}")
         row = self.row(blocks.button("edit", "Write again"))
         return [*top, wrote, self._banner(), self._concepts(), {**model, "look": "answer"}, *row]
+
+    def fresh(self) -> None:
+        self.text, self.comparing, self.ticked, self.when = "", False, None, ""
 
     def score(self) -> str:
         """Return "You got n of 4 concepts."."""
@@ -240,11 +245,16 @@ class Problem(Part):
             blocks.fold("mistakes", "Common mistakes", static.mistakes_html(self.item, live=True)),
         ]
 
+    def fresh(self) -> None:
+        if self.solved:
+            self.do_again({}, None)
+            self.hush()
+
     def verdict(self) -> str:
         """Return the verdict as a sentence of plain text."""
         if self.outcome is None:
             return "Compare your way with the steps."
-        return "Right." if self.outcome.ok else f"Not right. Right is: {self.response.right_words()}"
+        return "Right." if self.outcome.ok else "Not right."
 
     def do_check(self, values: Mapping[str, Any], ms: int | None) -> None:
         """Grade the answer and open the solution."""
@@ -256,7 +266,8 @@ class Problem(Part):
         self.resp, self.outcome, self.solved, self.when = resp, outcome, True, ""
         sure = read_confidence(values)
         self.save("answered", resp=resp, conf=sure, ok=outcome.ok, score=round(outcome.score, 4), ms=ms)
-        self.say, self.show = self.verdict() + " The solution is open.", "banner"
+        right = "" if outcome.ok else f" Right is: {self.response.right_words()}."
+        self.say, self.show = f"{self.verdict()}{right} The solution is open.", "banner"
 
     def do_solve(self, values: Mapping[str, Any], ms: int | None) -> None:
         """Open the solution without an answer."""

@@ -53,7 +53,7 @@ def choice(item: Item, chosen: Collection[str]) -> Grade:
     hits = sum(option["id"] in right for option in picked)
     ok = hits == len(right) and len(picked) == hits
     score = max(0, 2 * hits - len(picked)) / len(right)
-    wrong = next((option for option in picked if not option.get("correct")), {})
+    wrong: dict[str, Any] = next((option for option in picked if not option.get("correct")), {})
     return Grade(ok, score, misconception=wrong.get("misconception", ""))
 
 
@@ -66,7 +66,7 @@ def arithmetic(expression: str) -> float:
     def value(node: ast.AST) -> float:
         if isinstance(node, ast.Expression):
             return value(node.body)
-        if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+        if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
             return float(node.value)
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
             return -value(node.operand) if isinstance(node.op, ast.USub) else value(node.operand)

@@ -7,6 +7,7 @@ from typing import Any
 from utils.quiz import bank as banks
 from utils.quiz import static
 from utils.quiz.bank import BankError
+from utils.quiz.text import escape
 
 QUESTIONS = ("mcq", "multi", "numeric")
 
@@ -96,47 +97,66 @@ def practice(topic: str) -> None:
 
 
 def test(topic: str) -> None:
-    """Draw the test of a topic; the verdict and all feedback come at the end."""
-    bank, _ = banks.resolve(topic)
-    items = []
-    for difficulty, count in bank.draw.items():
-        pool = [item for item in bank.select(*QUESTIONS, role="test") if item.difficulty == difficulty]
-        slots = list({item.equiv: item for item in reversed(pool)}.values())[::-1]
-        items += slots[:count]
-    if not items:
+    """Draw the test of a topic; the verdict and all feedback come at the end. A second attempt draws siblings."""
+    bank, part = banks.resolve(topic)
+    from utils.quiz import exam
+
+    drawn = exam.draw(bank, "reader", 0, part)
+    if not drawn.first:
         raise BankError(f"The bank {topic!r} has no questions with the role test.")
-    title = f"{bank.title}: test"
-    from utils.quiz.screens import Row
+    from utils.quiz.examscreen import Exam
 
-    html, text = static.list_html(title, items, "Question"), static.list_text(title, items, "Question")
-    _put(lambda: Row(title, "Question", items), html, text)
+    title = f"{bank.title}: test, {static.blueprint(bank)}"
+    html, text = static.list_html(title, drawn.first, "Question"), static.list_text(title, drawn.first, "Question")
+    _put(lambda: Exam(bank, part), html, text)
 
 
-def _later(message: str) -> None:
-    from IPython.display import display
-
-    display(Static(f"<p>{message}</p>", message))
+def _fixed(screen: Any, message: str) -> None:
+    """Display a screen that is all about the learner; its form without a kernel is a sentence."""
+    _put(screen, f"<p>{escape(message)}</p>", message)
 
 
 def review() -> None:
-    """Show what is due today: cards and questions whose time has come."""
-    _later("Nothing is due yet: rate flashcards or answer questions first, and they come back here over days.")
+    """Ask what is due today: flashcards and missed questions, spaced over days."""
+    from utils.quiz.overview import Review
+
+    _fixed(Review, "Review: run this cell to be asked what is due today.")
 
 
-due = review
+def due() -> None:
+    """Say in a line how much is due today."""
+    from utils.quiz.overview import DueToday
+
+    _fixed(DueToday, "Run this cell to see what is due for review.")
 
 
 def progress() -> None:
-    """Show the map of the course: done, to do, due, and how strong each topic is."""
-    _later("Nothing is recorded yet.")
+    """Show the map of the course: done, to do, due, and how strong each topic is; download and restore your answers."""
+    from utils.quiz.overview import Map
+
+    _fixed(Map, "Your progress: run this cell to see what is done, what is due, and how strong each topic is.")
 
 
 def doors(topic: str) -> None:
     """Offer the two ways into a topic: test yourself first (recommended), or jump in."""
     bank, _ = banks.resolve(topic)
-    _later(f"{bank.title}: test yourself first (recommended), or jump in.")
+    from utils.quiz.overview import Doors
+
+    two = [
+        f"Test yourself first (recommended): {static.blueprint(bank)}. Run this cell, or quiz.test({topic!r}).",
+        "Jump in: concepts and practice, no test required.",
+    ]
+    html = (
+        f"<p><strong>{escape(bank.title)}</strong></p>\n<ul>\n"
+        + "\n".join(f"<li>{escape(t)}</li>" for t in two)
+        + "\n</ul>"
+    )
+    _put(lambda: Doors(bank), html, "\n".join([bank.title, *(f"  - {line}" for line in two)]))
 
 
 def reset(topic: str) -> None:
-    """Forget what was answered in a topic, after asking; a copy of the log is kept."""
+    """Forget what was answered in a topic, after asking; a copy of the log is kept and one press takes it back."""
     banks.resolve(topic)
+    from utils.quiz.overview import Forget
+
+    _fixed(lambda: Forget(topic), f"Reset of {topic}: run this cell; it asks before anything is forgotten.")

@@ -49,6 +49,9 @@ class Part:
         """Whether the item is answered."""
         return False
 
+    def fresh(self) -> None:
+        """Ask anew, whatever was answered before (a review does)."""
+
     def blocks(self) -> list[Block]:
         """Return what is shown now."""
         raise NotImplementedError
@@ -143,19 +146,17 @@ class Question(Part):
 
     def banner(self) -> Block:
         """Return the verdict as a block."""
-        text = " ".join(
-            part for part in (self.verdict(), self.aside, f"Answered on {self.when}." * bool(self.when)) if part
-        )
+        when = f"Answered on {self.when}." if self.when else ""
+        text = " ".join(part for part in (self.verdict(), self.aside, when) if part)
         return blocks.banner(text, "right" if self.outcome and self.outcome.ok else "wrong")
 
     def verdict(self) -> str:
-        """Return the verdict as a sentence or two of plain text."""
+        """Return the verdict as a short sentence."""
         if self.outcome is None:
             return ""
         if self.outcome.ok:
             return "Right."
-        start = "Partly right." if 0 < self.outcome.score < 1 else "Not right."
-        return f"{start} Right is: {self.response.right_words()}"
+        return "Partly right." if 0 < self.outcome.score < 1 else "Not right."
 
     def do_check(self, values: Mapping[str, Any], ms: int | None) -> None:
         """Grade what is chosen, record it, explain every option."""
@@ -168,7 +169,14 @@ class Question(Part):
         self.resp, self.outcome, self.when = resp, outcome, ""
         self.aside = SURE_BUT_WRONG if sure == 3 and not outcome.ok else LUCKY if sure == 1 and outcome.ok else ""
         self.save("answered", resp=resp, conf=sure, ok=outcome.ok, score=round(outcome.score, 4), ms=ms)
-        self.say, self.show = f"{self.verdict()} {self.aside}".strip(), "banner"
+        right = "" if outcome.ok else f"Right is: {self.response.right_words()}."
+        self.say = " ".join(text for text in (self.verdict(), right, self.aside) if text)
+        self.show = "banner"
+
+    def fresh(self) -> None:
+        if self.resp is not None:
+            self.do_again({}, None)
+            self.hush()
 
     def do_again(self, values: Mapping[str, Any], ms: int | None) -> None:
         """Ask once more, the options in another order."""

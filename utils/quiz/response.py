@@ -11,7 +11,7 @@ from utils.quiz.bank import Item
 from utils.quiz.blocks import Block
 from utils.quiz.grade import Grade, ResponseError
 from utils.quiz.static import number_text
-from utils.quiz.text import escape, inline, to_html
+from utils.quiz.text import escape, inline, spoken, to_html
 
 Resp = dict[str, Any]  # {"chosen": [option ids]} or {"typed": text}
 
@@ -116,7 +116,7 @@ class Response:
     def right_words(self) -> str:
         """Return the right answer as plain text, for the live region."""
         if self.by == "options":
-            return "; ".join(option["text"].strip() for option in self.options if option.get("correct"))
+            return "; ".join(spoken(option["text"]) for option in self.options if option.get("correct"))
         return number_text(self.item["answer"]) if self.by == "number" else ""
 
 

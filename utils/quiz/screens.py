@@ -186,6 +186,7 @@ class Reveal(Screen):
         return [*parts, blocks.prose("explanation", self.item["explanation"], "explanation")]
 
     def _verdict(self, resp: dict[str, Any]) -> list[Block]:
+        outcome: grade.Grade | None
         try:
             if self.response.by == "number":
                 outcome, note = self._against_run(resp["typed"])

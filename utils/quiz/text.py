@@ -40,13 +40,18 @@ def to_plain(markdown: str) -> str:
     return textwrap.dedent(markdown).strip()
 
 
+def spoken(markdown: str) -> str:
+    """Return Markdown without its marks, for the live region."""
+    return re.sub(r"[`*$]", "", " ".join(markdown.split())).rstrip(".")
+
+
 def escape(value: Any) -> str:
     """Escape text of any origin for HTML, quotes included."""
     return html.escape(str(value), quote=True)
 
 
 @lru_cache(maxsize=2)
-def _renderer(live: bool):
+def _renderer(live: bool) -> Any:
     import mistune
 
     class Renderer(mistune.HTMLRenderer):
@@ -95,7 +100,7 @@ def mathml(source: str, block: bool = False) -> str:
         return f"<code>{escape(source)}</code>"
 
 
-def _rebuild(node) -> str:
+def _rebuild(node: Any) -> str:
     tag = node.tag.rsplit("}", 1)[-1]
     if tag not in MATHML_TAGS:
         raise ValueError(f"{tag} is no MathML")

@@ -8,7 +8,7 @@ const MATHML = "http://www.w3.org/1998/Math/MathML";
 const TAGS = new Set(
   "p strong em b i code pre ul ol li br hr table caption thead tbody tr th td a blockquote span div del sub sup details summary".split(" "),
 );
-const ATTRIBUTES = new Set("href class colspan rowspan scope start open".split(" "));
+const ATTRIBUTES = new Set("href class colspan rowspan scope start open aria-hidden".split(" "));
 const MATH_ATTRIBUTES = new Set(
   "display displaystyle scriptlevel stretchy fence form separator lspace rspace width height depth mathvariant linethickness columnalign accent accentunder movablelimits largeop symmetric minsize maxsize".split(" "),
 );

@@ -32,13 +32,21 @@ torch.set_num_threads(1)  # ranks share the machine: a second thread in each of 
 
 @dataclass(frozen=True)
 class Config:
-    """Hold the sizes of a model: `layers` blocks, `width` features a position, `context` positions a sequence."""
+    """Hold the sizes of a model: `layers` blocks, `width` features a position, `context` positions a sequence.
+
+    And three things that a training must respect, all ordinary unless a check sets them: `tied`, the output weights are
+    the token embedding; `frozen`, names of parameters that are not trained; `clip`, the greatest norm that the gradient
+    of the whole model may have in a step (None: any).
+    """
 
     layers: int = 6
     width: int = 64
     heads: int = 4
     context: int = 64
     vocab: int = 100
+    tied: bool = True
+    frozen: tuple[str, ...] = ()
+    clip: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("layers", "width", "heads", "context", "vocab"):
@@ -115,7 +123,8 @@ class Part(nn.Module):
 
     Parameters have the names and, for the same seed, the first values that they have in the whole model; nothing else
     is built. A last part that is not also the first holds its own copy of the tied weight, under the name
-    `output.weight`; its partner is `token.weight` in the first part. Keeping the two equal is up to you.
+    `output.weight`; its partner is `token.weight` in the first part. Keeping the two equal is up to you. Parameters
+    that the config calls frozen do not ask for a gradient.
 
     blocks: indices of the blocks it holds, e.g. range(2, 4). seed: None takes torch's (`torch.manual_seed`).
     """
@@ -137,9 +146,11 @@ class Part(nn.Module):
         if last:
             self.norm = nn.LayerNorm(config.width)
             self.output = nn.Linear(config.width, config.vocab, bias=False)
-        if first and last:
-            self.output.weight = self.token.weight  # tied: one weight reads and writes
+        if first and last and config.tied:
+            self.output.weight = self.token.weight  # one weight reads and writes
         set_first_values(self, config, torch.initial_seed() if seed is None else seed)
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(whole_name(name, config) not in config.frozen)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens (first part) or activations [sequences, positions, width] to activations or (last part) logits."""
@@ -176,7 +187,7 @@ def set_first_values(module: nn.Module, config: Config, seed: int) -> None:
         if parameter.dim() == 1:
             parameter.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
             continue
-        name = tied_partner(name) or name
+        name = whole_name(name, config)
         scale = {"token.weight": 0.8, "position.weight": 0.4}.get(name, 0.5)
         if name.endswith(("attention.output.weight", "mlp.down.weight")):
             scale /= math.sqrt(2 * config.layers)
@@ -186,9 +197,25 @@ def set_first_values(module: nn.Module, config: Config, seed: int) -> None:
         parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale * parameter.size(1) ** -0.5)
 
 
+def whole_name(name: str, config: Config = SMALL) -> str:
+    """Name the parameter of the whole model that a part's parameter is: `output.weight`, if tied, is `token.weight`."""
+    return "token.weight" if config.tied and name == "output.weight" else name
+
+
 def tied_partner(name: str) -> str | None:
-    """Name the parameter of the whole model that this one is a copy of: `token.weight` for `output.weight`."""
+    """Name the parameter that this one is a copy of in a part of a tied model, or None."""
     return "token.weight" if name == "output.weight" else None
+
+
+LEARNING_RATES = {"sgd": 0.1, "adamw": 3e-3}  # of the rates tried on 16 sequences a step, these learn without trouble
+
+
+def optimizer(name: str, parameters: Iterable[nn.Parameter], lr: float | None = None) -> torch.optim.Optimizer:
+    """Make the optimizer that the course trains with: "sgd" (plain) or "adamw", at the course's learning rate."""
+    if name not in LEARNING_RATES:
+        raise ValueError(f"optimizer must be one of {', '.join(LEARNING_RATES)}, not {name!r}")
+    lr = LEARNING_RATES[name] if lr is None else lr
+    return torch.optim.SGD(parameters, lr=lr) if name == "sgd" else torch.optim.AdamW(parameters, lr=lr)
 
 
 def loss(logits: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:

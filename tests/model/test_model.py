@@ -85,6 +85,31 @@ def test_what_cannot_be_built_says_why(wrong, words):
         wrong()
 
 
+def test_untied_output_weights_are_their_own():
+    config = model.Config(layers=3, tied=False)
+    whole = model.GPT(config, seed=0)
+    found = names(whole)
+    assert not torch.equal(found["output.weight"], found["token.weight"])
+    last = model.Part(config, range(2, 3), last=True, seed=0)
+    assert torch.equal(last.output.weight, found["output.weight"])
+
+
+def test_frozen_parameters_ask_for_no_gradient():
+    config = model.Config(layers=2, frozen=("token.weight", "blocks.1.mlp.up.bias"))
+    whole = model.GPT(config, seed=0)
+    assert [name for name, p in whole.named_parameters() if not p.requires_grad] == list(config.frozen)
+    last = model.Part(config, [1], last=True, seed=0)  # its copy of the tied weight is frozen with it
+    assert [n for n, p in last.named_parameters() if not p.requires_grad] == ["blocks.1.mlp.up.bias", "output.weight"]
+
+
+def test_optimizers_by_name():
+    parameters = list(model.GPT(seed=0).parameters())
+    assert isinstance(model.optimizer("sgd", parameters), torch.optim.SGD)
+    assert model.optimizer("adamw", parameters, lr=1.0).param_groups[0]["lr"] == 1.0
+    with pytest.raises(ValueError, match="sgd, adamw"):
+        model.optimizer("adam", parameters)
+
+
 def test_meta_device_costs_nothing():
     with torch.device("meta"):
         network = model.GPT(model.SISTER, seed=0)

@@ -33,7 +33,7 @@ GAP = 1.3  # between two panels, in cells
 
 def contributors(value: float) -> list[int]:
     """Return the ranks whose digit is in `value`: 1110 -> [1, 2, 3]. Empty if the value is not of the lesson's kind."""
-    if value != value or value < 1 or value != int(value) or value >= 10 ** len(figures.COLOURS):
+    if not 1 <= value < 10 ** len(figures.COLOURS) or value != int(value):
         return []
     return [place for place, digit in enumerate(reversed(str(int(value)))) if digit != "0"]
 
@@ -55,6 +55,9 @@ def _text(value: float) -> str:
 
 def describe(name: str, by_rank: State) -> str:
     """Return what the ranks hold as text."""
+    own = [[(position + 1) * 10**rank for position in range(len(values))] for rank, values in enumerate(by_rank)]
+    if by_rank[0] and list(by_rank) == own:
+        return f"{name}: each rank's own numbers."
     held = [", ".join(map(_text, values)) or "nothing" for values in by_rank]
     if len(set(held)) == 1:
         return f"{name}: every rank holds {held[0]}."
@@ -134,7 +137,7 @@ def draw(*names: str) -> None:
 def _register() -> None:
     """Register %%drawn if this import happens in IPython: it runs a cell as %%ranks does, then draws variables."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    if shell is None or "RANK" in shell.user_ns:
+    if shell is None or "rank" in shell.user_ns:
         return
 
     def drawn(line: str, cell: str) -> None:
@@ -318,6 +321,9 @@ def space_time(messages: Sequence[Message] | None, ranks: int) -> None:
     axes.set_xticks(range(end + 1))
     axes.set_xlabel("round")
     lost = sum(not message.taken for message in messages)
-    parts = [f"{m.sender} to {m.receiver} in round {m.start + 1}" for m in messages[:24]]
-    text = f"{len(messages)} messages in {end} rounds: {', '.join(parts)}{' and so on' * (len(messages) > 24)}."
+    rounds = [
+        f"round {start + 1}: " + ", ".join(sorted(f"{m.sender} to {m.receiver}" for m in messages if m.start == start))
+        for start in range(end)
+    ]
+    text = f"{len(messages)} messages in {end} rounds. {'; '.join(rounds[:8])}{'; and so on' * (end > 8)}."
     figures.show(fig, text + f" {lost} of them were never received (dotted)." * bool(lost))

@@ -18,8 +18,6 @@ from utils.publish import notebooks_in, read
 
 MAGIC = re.compile(r"^%%ranks\b.*")
 IN_EVERY_RANK = ("torch", "dist", "rank", "world_size", "device")
-# Cells are one after the other on the ranks: names are shown as a last line, imports stand where they are needed.
-IGNORED = "E402,B018,I001"
 
 
 def ranks_only(notebook: NotebookNode) -> NotebookNode:
@@ -41,7 +39,7 @@ def names_from_kernel(notebook: NotebookNode) -> set[str]:
 def lint(notebook: NotebookNode, name: str) -> str:
     """Return ruff's complaints about the ranks' cells of `notebook`, or nothing; `name` is its file's name."""
     builtins = sorted({*IN_EVERY_RANK, *names_from_kernel(notebook)})
-    command = [sys.executable, "-m", "ruff", "check", "--quiet", "--stdin-filename", name, "--ignore", IGNORED]
+    command = [sys.executable, "-m", "ruff", "check", "--quiet", "--stdin-filename", name]
     command += ["--output-format", "concise", "--config", f"builtins = {builtins!r}", "-"]
     answer = subprocess.run(command, input=nbformat.writes(ranks_only(notebook)), capture_output=True, text=True)
     return (answer.stdout + answer.stderr).strip()

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from utils.quiz.text import escape, inline, to_html
+from utils.quiz.text import calm, escape, inline, to_html
 
 Block = dict[str, Any]
 CONFIDENCE = (("1", "A guess"), ("2", "Fairly sure"), ("3", "Certain"))
@@ -19,7 +19,7 @@ CONFIDENCE = (("1", "A guess"), ("2", "Fairly sure"), ("3", "Certain"))
 
 def html(identifier: str, body: str, look: str = "") -> Block:
     """Return trusted HTML (made by `text`) as a block; `look` is a name for the style sheet."""
-    return {"id": identifier, "kind": "html", "html": body, "look": look}
+    return {"id": identifier, "kind": "html", "html": calm(body), "look": look}
 
 
 def prose(identifier: str, markdown: str, look: str = "") -> Block:
@@ -62,7 +62,7 @@ def area(identifier: str, label: str, rows: int = 5) -> Block:
 
 def fold(identifier: str, summary: str, body: str, open_: bool = False) -> Block:
     """Return a `<details>`; summary is text, body trusted HTML."""
-    return {"id": identifier, "kind": "fold", "summary": summary, "html": body, "open": open_}
+    return {"id": identifier, "kind": "fold", "summary": summary, "html": calm(body), "open": open_}
 
 
 def button(do: str, label: str, primary: bool = False) -> Block:

@@ -69,7 +69,7 @@ class Exam(Screen):
 
     def _drawn(self, attempt: int, everything: list[Event]) -> exam.Draw:
         """Return the questions this attempt began with, even where the bank has grown since; a new draw otherwise."""
-        known = {item.id: item for item in self.bank.items}
+        known = {item.id: item for item in self.bank.items if item.type in exam.QUESTIONS}
         for event in everything:
             if event.ev == "started" and event.item == self.key and _attempt(event) == attempt:
                 resp = event.resp if isinstance(event.resp, dict) else {}

@@ -152,15 +152,14 @@ def lint(name: str) -> tuple[list[str], list[str]]:
     bank = banks.load(name)
     shared = misconceptions()
     file = bank.path.name
-    faults = [
-        f"{file}, misconceptions.{slug}: also defined in {banks.MISCONCEPTIONS}; define it once"
+    twice = [
+        f"{file}, misconceptions.{slug}: also defined in {banks.MISCONCEPTIONS}; one of the two can go"
         for slug in bank.misconceptions
         if slug in shared
     ]
     known = {**shared, **bank.misconceptions}
-    for item in bank.items:
-        faults += [f"{file}, item {item.id!r}, {fault}" for fault in item_faults(item, known)]
-    return faults + _sibling_faults(bank), _balance(bank)
+    faults = [f"{file}, item {item.id!r}, {fault}" for item in bank.items for fault in item_faults(item, known)]
+    return faults + _sibling_faults(bank), twice + _balance(bank)
 
 
 def _sibling_faults(bank: Bank) -> list[str]:

@@ -308,7 +308,7 @@ class Forget(Screen):
         chosen = [item for item in bank.items if topic is None or item.topic == topic]
         self.covers = [item.id for item in chosen]
         self.covers += [f"check:{item['check']}" for item in chosen if item.type == "code"]
-        self.covers.append(f"test:{name}")
+        self.covers += [f"test:{name}"] + [f"test:{bank.name}.{part.id}" for part in bank.topics if topic is None]
         self.name = name
         self.done = self.message = self.event = ""
 

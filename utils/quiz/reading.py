@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -125,12 +125,22 @@ def _explain(error: Any) -> str:
 
 
 def _typo(error: Any) -> str:
-    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
-    fields = set(re.findall(r'"(\w+)": \{', json.dumps(schema)))
+    fields = set(_fields(json.loads(SCHEMA.read_text(encoding="utf-8"))))
     unknown = re.findall(r"'(\w+)'", error.message)
     return "".join(
         nearest(name, sorted(fields)) for name in unknown[:1] if difflib.get_close_matches(name, fields, 1, 0.7)
     )
+
+
+def _fields(schema: Any) -> Iterator[str]:
+    """Yield the name of every field that the schema knows anywhere."""
+    if isinstance(schema, dict):
+        yield from schema.get("properties", {})
+        for part in schema.values():
+            yield from _fields(part)
+    elif isinstance(schema, list):
+        for part in schema:
+            yield from _fields(part)
 
 
 def id_faults(data: Mapping[str, Any], name: str) -> list[str]:

@@ -91,7 +91,7 @@ class Single(Screen):
     def press(self, do: str, values: Mapping[str, Any], ms: int | None) -> None:
         self.part.act(do, values, ms)
         self.echo(self.part)
-        if do == "lock":
+        if do == "lock" and self.part.done:
             tell(self.part.item.id)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from utils.quiz.bank import Bank, Item
-from utils.quiz.text import escape, inline, show_value, to_html, to_plain
+from utils.quiz.text import calm, escape, inline, show_value, to_html, to_plain
 
 KINDS = {
     "flashcard": "Flashcard",
@@ -34,7 +34,7 @@ def item_html(item: Item, place: str = "") -> str:
     head = " · ".join(part for part in (place, KINDS[item.type], item.label) if part)
     parts = [f"<p><strong>{escape(head)}</strong></p>", to_html(item["prompt"])]
     parts += _BODIES[item.type](item)
-    return "<div>\n" + "\n".join(parts) + "\n</div>"
+    return calm("<div>\n" + "\n".join(parts) + "\n</div>")
 
 
 def item_text(item: Item, place: str = "") -> str:
@@ -176,7 +176,7 @@ def outcome_html(item: Item, live: bool = False) -> str:
 def reveal_html(item: Item, value: Any) -> str:
     """Return the real result of a predicted cell, folded: "predict first" on the fold."""
     body = f"<pre>{escape(show_value(value))}</pre>\n{outcome_html(item)}"
-    return "<div>\n" + details("Predict first (the cell above asks), then open the result", body) + "\n</div>"
+    return calm("<div>\n" + details("Predict first (the cell above asks), then open the result", body) + "\n</div>")
 
 
 def reveal_text(item: Item) -> str:
@@ -187,7 +187,7 @@ def reveal_text(item: Item) -> str:
 def list_html(title: str, items: Sequence[Item], place: str) -> str:
     """Return several items under a title, numbered as "<place> 1 of n"."""
     body = [item_html(item, f"{place} {n} of {len(items)}") for n, item in enumerate(items, 1)]
-    return "<div>\n" + "\n".join([f"<p><strong>{escape(title)}</strong></p>", *body]) + "\n</div>"
+    return calm("<div>\n" + "\n".join([f"<p><strong>{escape(title)}</strong></p>", *body]) + "\n</div>")
 
 
 def list_text(title: str, items: Sequence[Item], place: str) -> str:

@@ -20,13 +20,23 @@ displaystyle scriptlevel stretchy fence form separator lspace rspace width heigh
 linethickness columnalign accent accentunder movablelimits largeop symmetric minsize maxsize"""
 MATHML_TAGS = frozenset(_TAGS.split())
 MATHML_ATTRIBUTES = frozenset(_ATTRIBUTES.split())
-# commands with which MathJax, typesetting the static form, would make links, styles or macros: shown as source instead
+# commands with which MathJax would make links, styles or macros
 _ACTIVE = re.compile(r"\\(?:href|style|class|cssId|require|data|unicode|def|let|newcommand|renewcommand|html\w*|url)\b")
 
 
 def to_html(markdown: str, live: bool = False) -> str:
     """Render Markdown as block HTML; `live=True` typesets mathematics as MathML."""
-    return str(_renderer(live)(textwrap.dedent(markdown).strip())).strip()
+    return calm(str(_renderer(live)(textwrap.dedent(markdown).strip())).strip())
+
+
+def calm(rendered: str) -> str:
+    """Break, outside of code, every TeX command with which MathJax would act on the page (links, styles, macros).
+
+    MathJax looks for `$` in whatever text stands on a page, also where the Markdown has no mathematics.
+    """
+    parts = re.split(r"(<(?:code|pre)>.*?</(?:code|pre)>)", rendered, flags=re.S)
+    parts[::2] = [_ACTIVE.sub(lambda found: "\\\u200b" + found[0][1:], part) for part in parts[::2]]
+    return "".join(parts)
 
 
 def inline(markdown: str, live: bool = False) -> str:
@@ -72,14 +82,10 @@ def _renderer(live: bool) -> Any:
             return f"<pre><code>{escape(code.rstrip())}</code></pre>\n"
 
         def inline_math(self, text: str) -> str:
-            if live:
-                return mathml(text)
-            return f"<code>{escape(text)}</code>" if _ACTIVE.search(text) else f"${escape(text)}$"
+            return mathml(text) if live else f"${escape(text)}$"
 
         def block_math(self, text: str) -> str:
-            if live:
-                return f"<p>{mathml(text, block=True)}</p>\n"
-            return f"<p><code>{escape(text)}</code></p>\n" if _ACTIVE.search(text) else f"<p>$${escape(text)}$$</p>\n"
+            return f"<p>{mathml(text, block=True)}</p>\n" if live else f"<p>$${escape(text)}$$</p>\n"
 
     return mistune.create_markdown(renderer=Renderer(escape=True), plugins=["math", "table"])
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from utils.ledger import Memory
+    from utils.model import Config
 
 KINDS = ("parameters", "gradients", "optimizer states", "activations")
 MARKERS = "osD^vP"
@@ -223,3 +224,91 @@ def norms(curves: Mapping[str, Sequence[float]]) -> tuple[Figure, str]:
         for name, values in curves.items()
     )
     return fig, f"Norm of the gradient by step. {said}."
+
+
+# ------------------------------------------------------------------------------------------ what an exercise's code did
+
+NOT_WRITTEN = "not written yet"
+
+
+def _yours(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Give what the learner's function returns, or that it is not written, or what it raised."""
+    try:
+        return function(*arguments)
+    except NotImplementedError:
+        return NOT_WRITTEN
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def work_by_model(
+    function: Callable[..., Any], count: Callable[[Config, int], int], configs: Sequence[Config], sequences: int
+) -> Table:
+    """Set the learner's FLOPs of a step beside the counted ones, for several models."""
+    rows = []
+    for config in configs:
+        mine, counted = _yours(function, config, sequences), count(config, sequences)
+        ratio = f"{mine / counted:.3f}" if isinstance(mine, (int, float)) and not isinstance(mine, bool) else ""
+        sizes = f"width {config.width}, context {config.context}, vocab {config.vocab}, {config.layers} blocks"
+        rows.append((sizes, f"{mine:,.0f}" if ratio else str(mine), f"{counted:,}", ratio))
+    heads = ["model", "yours", "counted", "yours / counted"]
+    return Table(heads, rows, f"FLOPs of one training step of {sequences} sequences")
+
+
+def accumulation_by_size(function: Callable[..., Any], case: Callable[[], tuple[Any, Any, Any]]) -> Table:
+    """Show what the learner's accumulation does for micro-batches of several sizes: gradient, loss and activations.
+
+    case: gives a new network without gradients, tokens and targets.
+    """
+    import torch
+
+    from utils import ledger, model
+
+    network, tokens, targets = case()
+    model.loss(network(tokens), targets).backward()
+    right = torch.cat([p.grad.flatten() for p in network.parameters()])
+    rows: list[tuple[Any, ...]] = []
+    for size in (1, 3, 4, 5, len(tokens)):
+        network, tokens, targets = case()
+        with ledger.Meter(network) as meter:
+            loss = _yours(function, network, tokens, targets, size)
+        if loss == NOT_WRITTEN:
+            rows.append((size, NOT_WRITTEN, "", ""))
+            continue
+        mine = torch.cat([torch.zeros(p.numel()) if p.grad is None else p.grad.flatten() for p in network.parameters()])
+        off = ((mine - right).norm() / right.norm()).item()
+        assert meter.memory is not None
+        shown = f"{float(loss):.3f}" if isinstance(loss, (int, float)) else str(loss)[:60]
+        megabytes = f"{meter.memory.activations[0] / 1e6:.2f}"
+        rows.append((size, shown, "same" if off < 1e-5 else f"{off:.0%} off", megabytes))
+    heads = ["at most", "loss returned", "gradient", "activations, MB"]
+    return Table(heads, rows, f"A batch of {len(tokens)} sequences, accumulated by your function")
+
+
+def micro_batch_by_device(
+    function: Callable[..., Any], config: Config, sequences: int, devices: Sequence[int]
+) -> Table:
+    """Show the learner's micro-batch for several devices, with the bytes that it and one sequence more really need."""
+    import torch
+
+    from utils import ledger, model
+
+    network = model.GPT(config, seed=0)
+    parameters = sum(p.numel() for p in network.parameters())
+
+    def need(size: int) -> str:
+        """Count what a micro-batch needs, in MB; a large one by its first 32 sequences."""
+        some = torch.zeros(min(size, 32), config.context, dtype=torch.int64)
+        with ledger.Meter(network) as meter:
+            model.loss(network(some), some)
+        assert meter.memory is not None
+        return f"{(16 * parameters + meter.memory.activations[0] * size / len(some)) / 1e6:.1f}"
+
+    rows: list[tuple[Any, ...]] = []
+    for device in devices:
+        mine = _yours(function, config, parameters, sequences, device)
+        whole = isinstance(mine, (int, float)) and float(mine).is_integer() and 0 <= mine <= 100_000
+        needed = need(int(mine)) if whole and mine else ""
+        rows.append((f"{device / 1e6:g} MB", mine, needed, need(int(mine) + 1) if whole else ""))
+    heads = ["device", "yours", "needs, MB", "one more needs, MB"]
+    return Table(heads, rows, f"The largest micro-batch of a batch of {sequences}, and what it was counted to need")

@@ -61,6 +61,14 @@ def test_the_two_commands_are_on_the_first_screen():
     assert "make test" in first_screen
 
 
+def test_what_practice_needs_is_pinned_as_everywhere():
+    def lines(name):
+        return {line for line in (ROOT / name).read_text().splitlines() if line and not line.startswith("#")}
+
+    assert lines("requirements-practice.txt") < lines("requirements.txt")
+    assert "requirements-practice.txt" in README
+
+
 @pytest.mark.parametrize("module", sorted(set(re.findall(r"python -m ((?:utils|tests)[\w.]*)", README))))
 def test_modules_it_runs_exist(module):
     path = ROOT / module.replace(".", "/")

@@ -67,8 +67,8 @@ def update(course: Path = ROOT, copy: Path = COPY) -> list[str]:
         if (copy / name).exists():
             said.append(f"{name} is no longer part of the course; your copy stays.")
     _write_record(copy, record)
-    new = "1 notebook is" if made == 1 else f"{made} notebooks are"
-    return ([f"{new} new in {copy.name}/."] if made else []) + said
+    some = "1 notebook is" if made == 1 else f"{made} notebooks are"
+    return ([f"{some} new in {copy.name}/."] if made else []) + said
 
 
 def _renew(mine: Path, new: NotebookNode, seen: str | None) -> list[str]:

@@ -4,10 +4,13 @@ A rank is a process of one `torch.distributed` world. `start(4)` makes four; eac
 cell. Importing this package is light: torch is loaded in the ranks, and ipyparallel only when ranks start.
 
 The rooms, by the process they run in:
-    the notebook's kernel   `world` (the ranks that run), `watch` (looks on while a cell runs), `explain` (the report),
-                            `show` (outputs by rank), `magic` (%%ranks), `launch` (how processes are started)
+    the notebook's kernel   `session` (the one world), `world` and `joined` (its processes), `launch` (starting them),
+                            `cells` (running on them), `watch` and `stuck` (looking on), `explain` (the report),
+                            `show` (outputs by rank), `magic` (%%ranks)
     processes of their own  `programs` (fork server, controller, stock engine)
-    every rank              `engine` (runs cells, answers the watcher)
+    every rank              `engine` (the rank, for other rooms too), `execute` (running cells), `capture` (outputs),
+                            `calls` (collectives and messages, seen in the dispatcher), `trace` (lines), `store`
+    both                    `table` (what is about to be called, in shared memory)
 """
 
 from __future__ import annotations
@@ -26,16 +29,16 @@ def start(n: int = 4, *, fresh: bool = False, launcher: str = "auto") -> None:
     `fresh=True` starts anew in any case. `launcher` is "fork" (quick; Linux only), "stock" (ipyparallel's own) or
     "auto" (fork where the platform can). Raises `RanksError` if the ranks do not come up.
     """
-    from utils.ranks import world
+    from utils.ranks import session
 
-    world.start(n, fresh=fresh, launcher=launcher)
+    session.start(n, fresh=fresh, launcher=launcher)
 
 
 def stop() -> None:
     """End all ranks and what started them. Variables on the ranks are lost."""
-    from utils.ranks import world
+    from utils.ranks import session
 
-    world.stop()
+    session.stop()
 
 
 def run(source: str, on: int | Iterable[int] | None = None) -> None:
@@ -43,37 +46,45 @@ def run(source: str, on: int | Iterable[int] | None = None) -> None:
 
     Raises `RanksError`, whose text explains what happened on which rank, when a rank does not finish the cell.
     """
-    from utils.ranks import world
+    from utils.ranks import cells, session
 
-    world.current().run(source, on)
+    cells.run(session.current(), source, on)
 
 
 def gather(expression: str) -> list[Any]:
-    """Return the value of `expression` on every rank, as a list by rank."""
-    from utils.ranks import world
+    """Return the value of `expression` on every rank, as a list by rank. Raises `RanksError`."""
+    from utils.ranks import cells, session
 
-    return world.current().gather(expression)
+    return cells.gather(session.current(), expression)
 
 
 def scatter(name: str, values: Sequence[Any]) -> None:
-    """Give rank r the value `values[r]` as its variable `name`."""
-    from utils.ranks import world
+    """Give rank r the value `values[r]` as its variable `name`. Raises `RanksError`."""
+    from utils.ranks import cells, session
 
-    world.current().scatter(name, values)
+    cells.scatter(session.current(), name, values)
 
 
 def call(function: Callable[..., Any], *args: Any, on: int | Iterable[int] | None = None) -> list[Any]:
-    """Call an importable function with the same arguments on every rank (or on `on`); return its values by rank."""
-    from utils.ranks import world
+    """Call an importable function with the same arguments on every rank (or on `on`); return its values by rank.
 
-    return world.current().call(function, args, on)
+    It is watched and explained like a cell: raises `RanksError`.
+    """
+    from utils.ranks import cells, session
+
+    return cells.call(session.current(), function, args, on)
 
 
-def connect(profile: str | None = None, **options: Any) -> None:
-    """Join a cluster of ipyparallel engines that is already running; each engine becomes a rank."""
-    from utils.ranks import world
+def connect(client: Any = None, *, interface: str | None = None, **options: Any) -> None:
+    """Make ranks of the engines of an ipyparallel cluster that is already running, in the order of their ids.
 
-    world.connect(profile, **options)
+    `client` is an `ipyparallel.Client`; without one, one is made with `options` (`profile="slurm"`, `cluster_id=...`,
+    `connection_info=...`). `interface` names the network device the ranks are to use between machines ("eth0"); without
+    it the one that leads to the first rank. `ranks.stop()` leaves the cluster running. Raises `RanksError`.
+    """
+    from utils.ranks import session
+
+    session.connect(client, options, interface)
 
 
 def _register() -> None:

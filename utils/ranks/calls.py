@@ -26,6 +26,7 @@ from torch._C._distributed_c10d import ProcessGroup, Work
 
 from utils.ranks.table import digest
 
+ANY = " any"  # after a group's name: its receives from anyone that have not come yet
 Frame = tuple[int, int, str]  # number of a cell, line in it, function
 
 
@@ -61,6 +62,10 @@ class Call:
     def kind(self) -> str:
         """Return "send", "recv", "any" (a receive from whoever sends) or "collective"."""
         return self.op if self.op in ("send", "recv") and self.channel else "any" if self.op == "recv" else "collective"
+
+    def channel_from(self, source: int, target: int) -> str:
+        """Return the name of the way from one rank to another in this group and with this tag."""
+        return f"{self.group} {source}>{target}#{self.tag}"
 
     def plain(self) -> dict[str, Any]:
         """Return this call as simple values."""
@@ -142,10 +147,12 @@ class Book:
         if name in ("send", "recv_"):
             call.peer, call.tag = ranks[args[2]], args[3]
             ends = (self.rank, call.peer) if name == "send" else (call.peer, self.rank)
-            call.channel = f"{group} {ends[0]}>{ends[1]}#{call.tag}"
+            call.channel = call.channel_from(*ends)
             # A message may arrive in another shape: only type and number of elements must agree.
             call.signature = f"{call.dtype} of {sum(t.numel() for t in tensors)} elements"
         else:
+            if name == "recv_any_source_":
+                call.tag = args[2]
             if form.root is not None:
                 call.peer = ranks[args[form.root]]
             call.signature = self._signature(form, call, args)
@@ -178,21 +185,17 @@ class Book:
             counter, key = self._counter(call)
             counter[key] += 1
             call.number = counter[key]
-            self.recent.setdefault(key, collections.deque(maxlen=8)).append(call)
+            self.recent.setdefault(key, collections.deque(maxlen=16)).append(call)
             if len(self.pending) > 8:
                 self.prune()
-        if call.kind == "any" or self.table is None:
+        if call.kind == "any":
             return
-        where = digest(self.epoch, call.channel or (call.group, call.ranks))
         others = [r for r in ((call.peer,) if call.channel else call.ranks) if r is not None and r != self.rank]
-        self.table.put(where, call.number, call.signature)
-        mine = self.table.cut(call.signature)
-        for other in others:
-            theirs = self.table.get(other, where, call.number)
-            if theirs is not None and theirs != mine:
-                self.undo(call)
-                self.mismatch = call
-                raise Mismatch(f"rank {self.rank} calls {mine}, but rank {other} called {theirs}")
+        differs = self.table.claim(self._place(call), call.number, call.signature, others)
+        if differs:
+            self.undo(call)
+            self.mismatch = call
+            raise Mismatch(f"rank {self.rank} calls {call.signature}, but rank {differs[0]} called {differs[1]}")
 
     def undo(self, call: Call) -> None:
         """Take back a call that was not made."""
@@ -201,11 +204,16 @@ class Book:
             counter[key] -= 1
             if self.recent[key] and self.recent[key][-1] is call:
                 self.recent[key].pop()
+        if call.kind != "any":
+            self.table.erase(self._place(call), call.number)
+
+    def _place(self, call: Call) -> int:
+        return digest(self.epoch, call.channel or (call.group, call.ranks))
 
     def _counter(self, call: Call) -> tuple[collections.Counter[str], str]:
         if call.channel:
             return (self.sent if call.op == "send" else self.received), call.channel
-        return (self.received, call.group + " any") if call.kind == "any" else (self.collectives, call.group)
+        return (self.received, call.group + ANY) if call.kind == "any" else (self.collectives, call.group)
 
     # -- waiting ----------------------------------------------------------------------------------------------------
 
@@ -217,6 +225,13 @@ class Book:
     def leave(self) -> None:
         """Note that this thread waits no more."""
         self.waiting.pop(threading.get_ident(), None)
+
+    def came(self, call: Call, work: Any) -> None:
+        """Count a receive from anyone, now complete, to the rank that sent."""
+        if call.kind == "any":
+            with self.lock:
+                self.received[call.channel_from(call.ranks[work._source_rank()], self.rank)] += 1
+                self.received[call.group + ANY] -= 1
 
     def prune(self) -> None:
         """Let go of the calls that are complete."""
@@ -231,11 +246,19 @@ class Book:
             recent = [c for calls in self.recent.values() for c in calls]
             return {
                 "groups": dict(self.groups),
+                "made": self._made(),
+                "new_groups": dist.distributed_c10d._world.group_count - 1,
                 "collectives": dict(self.collectives),
                 "sent": dict(self.sent),
                 "received": dict(self.received),
                 "recent": [c.plain() for c in recent if c.cell == cell][-200:],
             }
+
+    @staticmethod
+    def _made() -> dict[str, list[int]]:
+        """Return the members of the groups made here, by name; groups of others, made here too, have no entry."""
+        known = list(dist.distributed_c10d._world.pg_group_ranks.items())
+        return {group.group_name: sorted(ranks) for group, ranks in known if isinstance(group, ProcessGroup)}
 
 
 class _Now:
@@ -274,7 +297,9 @@ def install() -> None:
             return wait_in_c(self, *args, **kwargs)
         book.enter(entry[0])
         try:
-            return wait_in_c(self, *args, **kwargs)
+            result = wait_in_c(self, *args, **kwargs)
+            book.came(entry[0], self)
+            return result
         finally:
             book.leave()
             book.pending.pop(id(self), None)

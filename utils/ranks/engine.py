@@ -1,4 +1,4 @@
-"""What runs in every rank: join the world, run cells, answer the watcher.
+"""What every rank is: its place in the world, its process groups, and its answers to the watcher.
 
 For other rooms (call these on the ranks, for instance from a function handed to `ranks.call`):
 
@@ -9,25 +9,24 @@ For other rooms (call these on the ranks, for instance from a function handed to
                         `number`, `shapes`, `dtype`, `payload` (bytes), `peer`, `tag`: see `utils.ranks.calls.Call`.
 
 torch is imported when the rank joins, so the kernel can import this module for the names of its functions.
+What runs cells is in `execute`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime
-import gc
-import importlib
 import os
-import pickle
 import signal
 import socket
 import stat
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
-from utils.ranks import capture, trace
+from utils.ranks import trace
 from utils.ranks.table import Table
 
 Reply = dict[str, Any]
@@ -42,8 +41,8 @@ class Rank:
     freed = False
     was: Reply | None = None  # where it stood when it was freed
     store: Any = None
-    table: Table | None = None
-    loop: Any = None
+    host: Any = None  # the TCP store that rank 0 of a connected world serves
+    table: Any = None
     prepared = False
 
 
@@ -91,44 +90,76 @@ def _sockets() -> frozenset[tuple[int, int]]:
 
 
 def join(rank: int, world_size: int, meeting: dict[str, Any]) -> Reply:
-    """Leave the old world, if any, and make a new one.
+    """Leave the old world, if any, and make a new one; give the learner's variables their names.
 
-    `meeting` has `epoch` (a number that no other world has), `file` (rendezvous on one machine) or `host` and `port`,
-    and `table` (path of the shared table).
+    `meeting` has `epoch` (a number that no other world has); `file` for a rendezvous on one machine, or `host` and
+    `port` of the store that rank 0 serves; `table`, the path of the shared table, or None where ranks share no disk.
     """
     import torch
     import torch.distributed as dist
 
     from utils.ranks import calls, store
 
-    _prepare()
-    if dist.is_initialized():
-        free()
-        with contextlib.suppress(Exception):
-            dist.destroy_process_group()
-    calls.now.book = None
-    me.number, me.before, me.freed, me.was = rank, _sockets(), False, None
-    inner = dist.FileStore(meeting["file"], world_size)
-    me.store = store.WatchedStore(inner)
-    if me.table is None:
+    prepare()
+    leave()
+    me.number, me.freed, me.was = rank, False, None
+    if "file" in meeting:
+        inner: Any = dist.FileStore(meeting["file"], world_size)
         me.table = Table(meeting["table"], rank)
+    else:
+        address = meeting["host"], meeting["port"]
+        inner = _tcp_store(*address)
+        me.table = store.StoreTable(_tcp_store(*address), rank)
+    me.store = store.WatchedStore(inner)
+    me.before = _sockets()
     device = torch.device("cpu")
-    dist.init_process_group(
-        "gloo", store=me.store, rank=rank, world_size=world_size, timeout=datetime.timedelta(hours=12)
-    )
+    # The watcher ends waits in vain, so the group's own limit must never be what ends a long one.
+    patience = datetime.timedelta(hours=12)
+    dist.init_process_group("gloo", store=me.store, rank=rank, world_size=world_size, timeout=patience)
     calls.now.book = calls.Book(rank, meeting["epoch"], me.table)
     namespace().update(torch=torch, dist=dist, rank=rank, world_size=world_size, device=device)
     return {"status": "ok", "pid": os.getpid()}
 
 
-def _prepare() -> None:
-    """Do once in a process what a rank needs before its first world."""
+def _tcp_store(host: str, port: int) -> Any:
+    import torch.distributed as dist
+
+    return dist.TCPStore(host, port, is_master=False, timeout=datetime.timedelta(seconds=60))
+
+
+def serve(interface: str | None, host: str) -> Reply:
+    """Serve a store for the rendezvous of a connected world on a free port of `host`; return the port."""
+    import torch.distributed as dist
+
+    prepare(interface)
+    me.host = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)
+    return {"status": "ok", "port": me.host.port}
+
+
+def leave() -> None:
+    """Leave the world, if any: end its groups, free whoever waits."""
+    import torch.distributed as dist
+
+    from utils.ranks import calls
+
+    if me.store is not None:
+        free()
+    if dist.is_initialized():
+        with contextlib.suppress(Exception):
+            dist.destroy_process_group()
+    calls.now.book = None
+
+
+def prepare(interface: str | None = None) -> None:
+    """Do once in a process what a rank needs before its first world. `interface`: the network device gloo is to use."""
+    if interface:
+        os.environ["GLOO_SOCKET_IFNAME"] = interface
     if me.prepared:
         return
     import torch
     from IPython import get_ipython
 
-    from utils.ranks import calls
+    from utils.ranks import calls, execute
 
     torch.set_num_threads(1)
     interfaces = [name for _, name in socket.if_nameindex()] if hasattr(socket, "if_nameindex") else []
@@ -140,8 +171,8 @@ def _prepare() -> None:
     shell = get_ipython()
     shell.kernel.control_handlers["ranks_request"] = _on_control
     shell.ast_transformers.append(trace.Marker())
-    shell.loop_runner = _run_async
-    trace.set_marker(lambda line: me.table.mark(me.cell, line) if me.table else None)
+    shell.loop_runner = execute.run_async
+    trace.set_marker(lambda line: me.table.mark(me.cell, line))
     me.prepared = True
 
 
@@ -153,13 +184,12 @@ def _on_control(stream: Any, ident: Any, parent: Any) -> None:
     from IPython import get_ipython
 
     ask = parent["content"]["ask"]
+    answer: Reply = {}
     try:
         if ask == "free":
             free()
-            answer: Reply = {}
         elif ask == "interrupt":
-            os.kill(os.getpid(), signal.SIGINT) if os.name != "nt" else signal.raise_signal(signal.SIGINT)
-            answer = {}
+            signal.raise_signal(signal.SIGINT) if os.name == "nt" else os.kill(os.getpid(), signal.SIGINT)
         else:
             answer = where()
     except Exception as e:
@@ -169,224 +199,68 @@ def _on_control(stream: Any, ident: Any, parent: Any) -> None:
 
 
 def where() -> Reply:
-    """Return where the main thread stands: what it waits for, if it waits, and what it has called so far."""
+    """Return where the main thread stands: what it waits for, if it waits, and what it has called so far.
+
+    `wait`, if any: `serial` (the same as long as it is the same wait), `sure` (False if it is inferred from the main
+    thread's sleep), `op` and `call` (None for the rendezvous of a group).
+    """
     from utils.ranks import calls
 
     main = threading.main_thread().ident
-    frame = sys._current_frames().get(main)
+    frame = sys._current_frames().get(main or 0)
     frames, via = trace.stack(frame)
     book, store = calls.now.book, me.store
     reply: Reply = {"cell": me.cell, "frames": frames, "freed": me.freed, "wait": None}
     if book is None or not me.cell:
         return reply
     reply["book"] = book.report(me.cell)
-    wait: Reply | None = None
     if main in book.waiting:
         serial, call = book.waiting[main]
-        wait = {"serial": serial, "sure": True, "call": call.plain(), "op": via or call.op}
+        reply["wait"] = {"serial": serial, "sure": True, "call": call.plain(), "op": call.via or call.op}
     elif main in store.waiting:
-        wait = {"serial": f"store {store.waits}", "sure": True, "call": None, "op": via or "new_group"}
-    elif frame is not None and _in_torch(frame):
-        # C++ waits for calls that it made itself (DDP's reducer in backward): asleep, and a call not complete.
-        book.prune()
-        open_calls = [c for c, _ in book.pending.values()]
-        asleep = _asleep()
-        if open_calls and asleep:
-            call = min(open_calls, key=lambda c: c.number)
-            wait = {"serial": f"{asleep} {frame.f_lasti}", "sure": False, "call": call.plain(), "op": call.op}
-    reply["wait"] = wait
+        reply["wait"] = {"serial": f"store {store.waits}", "sure": True, "call": None, "op": via or "new_group"}
+    elif frame is not None and "/torch/" in frame.f_code.co_filename.replace("\\", "/"):
+        reply["wait"] = _inferred(frame, via)
     return reply
 
 
-def _in_torch(frame: Any) -> bool:
-    file = frame.f_code.co_filename.replace("\\", "/")
-    return "/torch/" in file
+def _inferred(frame: Any, via: str) -> Reply | None:
+    """Return what the main thread waits for in PyTorch's C++, if it is asleep there for something known."""
+    from utils.ranks import calls
+
+    book = calls.now.book
+    asleep = _asleep()
+    if not asleep or book is None:
+        return None
+    wait: Reply = {"serial": f"{asleep} {frame.f_lasti}", "sure": False}
+    if frame.f_code.co_name == "_new_process_group_helper":  # connecting to ranks that make another group
+        return {**wait, "call": None, "op": via}
+    book.prune()
+    if not book.pending:
+        return None
+    call = min((c for c, _ in book.pending.values()), key=lambda c: c.number)  # made by C++: DDP's reducer in backward
+    return {**wait, "call": call.plain(), "op": call.op}
 
 
 def _asleep() -> str:
     """Return a mark of the main thread's sleep, the same as long as it has not run; "" if it runs or may run."""
-    if sys.platform == "linux":
-        # A thread that is only short of processor time is in state R, not S.
-        with open(f"/proc/self/task/{os.getpid()}/status") as file:
-            status = dict(line.split(":", 1) for line in file if ":" in line)
-        if status["State"].split()[0] != "S":
-            return ""
-        return status["voluntary_ctxt_switches"].strip() + "/" + status["nonvoluntary_ctxt_switches"].strip()
-    import time
-
-    return f"cpu {round(time.process_time() - time.thread_time(), 1)}"
+    if sys.platform != "linux":
+        return f"cpu {round(time.process_time() - time.thread_time(), 1)}"
+    with open(f"/proc/self/task/{os.getpid()}/status") as file:
+        status = dict(line.split(":", 1) for line in file if ":" in line)
+    # A thread that is only short of processor time is in state R, not S.
+    if status["State"].split()[0] != "S":
+        return ""
+    return status["voluntary_ctxt_switches"].strip() + "/" + status["nonvoluntary_ctxt_switches"].strip()
 
 
 def free() -> None:
     """Let whoever waits here raise: shut down the sockets of the groups, give up the rendezvous."""
     if not me.freed:
-        me.was = where()
+        me.was = where()  # once it is free, the stack is no longer that of the wait
         me.freed = True
     if me.store is not None:
         me.store.free()
     for fd in group_sockets():
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as s:
             s.shutdown(socket.SHUT_RDWR)
-
-
-# -- running ----
-
-
-def run_cell(source: str, cell: int, spool: str | None) -> Reply:
-    """Run cell number `cell`; what it prints, shows and raises comes back as one dictionary.
-
-    `spool` is a file that gets the text as it is printed.
-    """
-    from IPython import get_ipython
-
-    shell = get_ipython()
-    trace.know(shell.compile.get_code_name(source, source, 0), cell)
-
-    def work() -> Reply:
-        with capture.captured(shell, spool) as output, _manners(shell):
-            result = None
-            try:
-                with trace.Interruptible():
-                    result = shell.run_cell(source, store_history=False)
-                error = result.error_before_exec or result.error_in_exec
-            except KeyboardInterrupt as e:
-                error = e
-            early = bool(result and result.error_before_exec)
-        reply: Reply = {"status": "ok", "output": output.close()}
-        if error is not None:
-            reply.update(_error(error, early))
-        return reply
-
-    return _reported(work, cell)
-
-
-def evaluate(expression: str, cell: int) -> Reply:
-    """Return the value of an expression, pickled here so that what cannot be pickled is an answer."""
-
-    def work() -> Any:
-        code = compile(expression, file, "eval")
-        with trace.Interruptible():
-            return eval(code, namespace())
-
-    file = f"<gather {cell}>"
-    trace.know(file, cell)
-    return _reported(lambda: _pickled(work), cell)
-
-
-def assign(name: str, value: bytes, cell: int) -> Reply:
-    """Set a variable of the learner."""
-    return _reported(lambda: _pickled(lambda: namespace().update({name: pickle.loads(value)})), cell)
-
-
-def call(module: str, function: str, args: bytes, cell: int) -> Reply:
-    """Call an importable function."""
-
-    def work() -> Any:
-        target: Any = importlib.import_module(module)
-        for part in function.split("."):
-            target = getattr(target, part)
-        with trace.Interruptible():
-            return target(*pickle.loads(args))
-
-    return _reported(lambda: _pickled(work), cell)
-
-
-def _pickled(work: Callable[[], Any]) -> Reply:
-    try:
-        value = work()
-    except BaseException as e:
-        return _error(e)
-    try:
-        return {"status": "ok", "value": pickle.dumps(value)}
-    except Exception as e:
-        return {**_error(e), "pickle": type(value).__name__}
-
-
-def _reported(work: Callable[[], Reply], cell: int) -> Reply:
-    """Do the work of a cell and add what the watcher needs to know."""
-    import torch.distributed as dist
-
-    from utils.ranks import calls
-
-    me.cell = calls.now.cell = cell
-    if me.table:
-        me.table.mark(cell, 0)
-    book = calls.now.book
-    try:
-        reply = work()
-    except MemoryError as e:  # in our own code, while a limit of the learner's is in force
-        reply = _error(e)
-    finally:
-        me.cell = calls.now.cell = 0
-    if reply["status"] != "ok":
-        gc.collect()
-    if book:
-        book.prune()
-        reply["book"] = book.report(cell)
-        reply["mismatch"] = book.mismatch.plain() if book.mismatch else None
-        book.mismatch = None
-    reply.update(freed=me.freed, was=me.was, group=dist.is_initialized())
-    return reply
-
-
-def _error(error: BaseException, early: bool = False) -> Reply:
-    """Return an error as simple values, and let go of its frames: they may hold the tensors memory ran out over."""
-    frames, place = trace.of_traceback(error.__traceback__)
-    reply: Reply = {
-        "status": "raised", "name": type(error).__name__, "frames": frames, "place": place, "early": early,
-        "notes": list(getattr(error, "__notes__", [])),
-    }  # fmt: skip
-    try:
-        reply["message"] = str(error)[:4000]
-    except Exception:
-        reply["message"] = "(an error whose message cannot be shown)"
-    if isinstance(error, SyntaxError) and early:
-        reply.update(message=error.msg, syntax=(error.lineno, error.offset, error.text))
-    seen: BaseException | None = error
-    while seen is not None:
-        seen.__traceback__ = None
-        seen = seen.__context__
-    sys.last_value = sys.last_traceback = sys.last_type = None  # type: ignore[assignment]
-    return reply
-
-
-@contextlib.contextmanager
-def _manners(shell: Any) -> Any:
-    """Keep from a cell what a rank must not do: ask at the keyboard, end the process, print tracebacks."""
-    import builtins
-
-    def no_input(*_: object, **__: object) -> str:
-        raise RuntimeError("A rank cannot read from the keyboard: ask in a cell of the notebook, then ranks.scatter.")
-
-    def leave(code: object = None) -> None:
-        raise SystemExit(code)
-
-    quiet = {"showtraceback": _silent, "showsyntaxerror": _silent, "showindentationerror": _silent}
-    before = builtins.input
-    builtins.input = no_input
-    shell.user_ns.update(exit=leave, quit=leave)
-    for name, value in quiet.items():
-        setattr(shell, name, value)
-    try:
-        yield
-    finally:
-        builtins.input = before
-        for name in quiet:
-            delattr(shell, name)
-
-
-def _silent(*_: object, **__: object) -> None:
-    """Show nothing: the kernel explains."""
-
-
-def _run_async(coroutine: Any) -> Any:
-    """Run a cell with `await` to its end, although the engine's own event loop runs in this thread."""
-    import asyncio
-
-    outer = asyncio._get_running_loop()
-    me.loop = me.loop or asyncio.new_event_loop()
-    asyncio._set_running_loop(None)
-    try:
-        return me.loop.run_until_complete(coroutine)
-    finally:
-        asyncio._set_running_loop(outer)

@@ -23,35 +23,44 @@ LOST_PEER = re.compile(
 NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|Cannot allocate memory|bad_alloc|out of memory", re.I)
 
 CAUSES = {
-    "raised": "Find the error on the rank that raised it; the others only waited for that rank.",
-    "raised everywhere": "All ranks run the same cell, so all meet the same error. Correct the cell and run it again.",
-    "syntax": "The cell cannot be read as Python, so no rank ran any of it.",
-    "memory": "This rank asked for more memory than it may have or the machine has. Variables that hold large tensors "
-    "count until they are deleted (`del name`).",
-    "mismatch": "In a group every rank must make the same calls in the same order. Look for a collective inside "
-    "`if rank == ...`, or in a loop that takes more turns on some ranks.",
-    "mismatch of tensors": "In one collective the tensors of all ranks must agree in shape and type. Print `x.shape` and "
-    "`x.dtype` on every rank before the call.",
-    "mismatch of a message": "A `recv` must bring a tensor with the type and the number of elements of the one sent.",
-    "skipped": "Every rank of a group must make every call of the group. Look for a collective inside `if rank == ...`, "
-    "or in a loop that takes fewer turns on one rank.",
-    "order": "Each of them waits for another to act first. Of two ranks that exchange messages one must send while the "
-    "other receives; or post the receives first with `irecv`, and wait for them afterwards.",
-    "order of calls": "Each of them waits for another to act first. All ranks must make the calls they share in the same "
-    "order, also those of different groups.",
-    "unmatched": "Every send needs its recv, with the two ranks and the tag in agreement, before the cell ends.",
-    "left behind": "An asynchronous call must be made by every rank of its group, like any other. Look for it inside "
-    "`if rank == ...`.",
-    "died": "A process that vanishes was killed from outside (the system does so when memory runs out), or a crash in "
-    "native code ended it. The others cannot go on without it.",
-    "pickle": "Only values travel between processes: numbers, strings, tensors, and lists and dictionaries of them. Ask "
-    "for what you want to see of the object, not for the object itself.",
+    "raised": "something that only this rank has or does (its data, a branch on `rank`). The others only waited.",
+    "raised everywhere": "the cell itself. All ranks run the same code, so all meet the same error.",
+    "syntax": "a bracket, colon or quotation mark that is missing, here or in the line above. No rank ran any of it.",
+    "memory": "a tensor, or the sum of all that are kept, larger than the memory this rank may use. What a variable "
+    "holds counts until the variable is deleted (`del name`).",
+    "mismatch": "a collective inside `if rank == ...`, or in a loop that takes more turns on some ranks. In a group "
+    "every rank must make the same calls in the same order.",
+    "roots": "a root (`src`, `dst`) that depends on `rank`. All ranks must name the same one.",
+    "tensors": "shards of unequal size, or a tensor of another type on one rank. In one collective the tensors of all "
+    "ranks must agree in shape and type: print `x.shape, x.dtype` before the call.",
+    "message": "a receive into a tensor made for something else. It must have the type and the number of elements of "
+    "the tensor sent.",
+    "groups": "`dist.new_group` inside `if rank == ...`. All ranks must call it for every group, members or not, in "
+    "the same order.",
+    "skipped": "a collective inside `if rank == ...`, or in a loop that takes fewer turns on one rank. Every rank of a "
+    "group must make every call of the group.",
+    "absent": "a collective in a cell that runs on some ranks only. Every rank of a group must make every call of the "
+    "group: use a group of these ranks (`dist.new_group`), or run the cell on all.",
+    "order": "each waits for another to act first. Of two ranks that exchange messages one must send while the other "
+    "receives; or all post their receives first (`irecv`) and wait for them after sending.",
+    "order of calls": "each waits for another to act first. Ranks must make the calls they share in the same order, "
+    "also those of different groups.",
+    "unmatched": "a send without its recv, or a wrong rank in one of the two. Both must be made before the cell ends.",
+    "tags": "different tags. A `recv` takes only messages with its own tag.",
+    "left behind": "an asynchronous call inside `if rank == ...`. It must be made by every rank of its group, like any "
+    "other call.",
+    "died": "the system killed the process because memory ran out, somebody else did, or native code crashed. The "
+    "others cannot go on without it.",
+    "exit": "`os._exit` in the cell, or native code that ended the process.",
+    "pickle": "an object that only makes sense in its own process. Ask for the values you want to see of it: numbers, "
+    "strings, tensors, lists and dictionaries of them.",
+    "broken": "a connection that was closed in the cell, or a process group that was destroyed there.",
 }
 BY_ERROR = {
-    "NameError": "A name is known on a rank only after a %%ranks cell has made it there. The notebook's own variables "
-    "live in another process: bring them with ranks.scatter.",
-    "ModuleNotFoundError": "The ranks run with the notebook's Python. What cannot be imported here is not installed there.",
-    "SystemExit": "`exit()` ends a script. A rank is ended by ranks.stop() in a cell of the notebook.",
+    "NameError": "a name that no %%ranks cell has made on this rank. The notebook's own variables live in another "
+    "process: `ranks.scatter` brings them over.",
+    "ModuleNotFoundError": "a package that is not installed for the Python that runs the ranks.",
+    "SystemExit": "a script's `exit()`. A rank lives on after the cell; `ranks.stop()` in the notebook ends it.",
 }
 
 
@@ -91,6 +100,7 @@ class Case:
     replies: Mapping[int, Reply]  # of the ranks that ran it
     books: Mapping[int, Reply]  # what each rank of the world has called
     cells: Mapping[int, tuple[str, int]]  # source and number of the first line, by number of the cell
+    what: str = "cell"  # or "expression", "call", "value"
     interrupted: bool = False
     lines: Mapping[int, int | None] = field(default_factory=dict)  # where killed ranks were, from the table
 
@@ -124,7 +134,9 @@ class Report:
         self.secondary = {r for r in self.ranks if self._only_waited(r)}
         self.wait = {r: w for r in self.secondary if (w := self._waited_for(r))}
         self.odd = self._odd_calls()
+        self.groups = self._odd_groups()
         self.left = left_over(case.books, set(self.ranks)) if not self.secondary else []
+        self.out_of_step = bool(self.secondary or self.odd or self.groups or self.left)
         self.cause, self.head, usual = self._judge()
         self.usual = CAUSES.get(usual, usual)
 
@@ -180,6 +192,20 @@ class Report:
                     break
         return odd
 
+    def _odd_groups(self) -> dict[int, str]:
+        """Return, by rank, what tells its groups from those the others have made; empty if all agree."""
+        made: dict[str, dict[int, str]] = {}
+        count = {r: d["book"]["new_groups"] for r, d in self.case.replies.items() if "new_groups" in d.get("book", {})}
+        for r in count:
+            for name, members in self._reply(r)["book"]["made"].items():
+                made.setdefault(name, {})[r] = f"made a group of ranks {list(members)}"
+        for by_rank in made.values():
+            if len(set(by_rank.values())) > 1:
+                return by_rank
+        if len(count) == self.case.world and len(set(count.values())) > 1:
+            return {r: f"called new_group {n} time{'s' * (n != 1)} so far" for r, n in count.items()}
+        return {}
+
     # -- the verdict ----
 
     def _judge(self) -> tuple[str, str, str]:
@@ -190,14 +216,19 @@ class Report:
         if self.case.interrupted:
             return "interrupted", "You interrupted the cell.", ""
         if died:
-            how = {d[r]["how"] for r in died}
-            return "died", f"{names(died)} died: {how.pop() if len(how) == 1 else 'see below'}.", "died"
+            how = sorted({d[r]["how"] for r in died})
+            left = all("exit code" in h for h in how)
+            return "died", f"{names(died)} died: {', '.join(how)}.", "exit" if left else "died"
         if self.odd:
             return "mismatch", *self._mismatch()
+        if any(d[r]["name"] == "OddGroup" for r in raised):
+            return "mismatch", "the ranks made groups that do not fit together.", "groups"
         if raised:
             return self._raised(raised)
         if self.secondary:
             return self._waiting()
+        if self.groups:
+            return "mismatch", "the ranks made groups that do not fit together.", "groups"
         if self.left:
             return self._left_behind()
         return "", "", ""
@@ -205,23 +236,22 @@ class Report:
     def _mismatch(self) -> tuple[str, str]:
         calls = list(self.odd.values())
         if calls[0]["channel"]:
-            return "A message and the tensor to receive it into do not fit.", "mismatch of a message"
-        if len({c["op"] for c in calls}) == 1:
-            what = calls[0]["op"]
-            roots = len({(c["dtype"], str(c["shapes"])) for c in calls}) == 1
-            if roots:
-                return f"The ranks called {what} with different roots.", "mismatch"
-            return f"The ranks called {what} with tensors that do not agree.", "mismatch of tensors"
-        return "The ranks called different operations where all must call the same.", "mismatch"
+            return "a message does not fit the tensor that is to receive it.", "message"
+        if len({c["op"] for c in calls}) > 1:
+            return "the ranks called different operations where all must call the same.", "mismatch"
+        what = calls[0]["via"] or calls[0]["op"]
+        if len({c["peer"] for c in calls}) > 1:
+            return f"the ranks called {what} with different roots.", "roots"
+        return f"the ranks called {what} with tensors that do not agree.", "tensors"
 
     def _raised(self, raised: list[int]) -> tuple[str, str, str]:
         d = self.case.replies
         kinds = {d[r]["name"] for r in raised}
         kind = kinds.pop() if len(kinds) == 1 else ""
         if all(d[r].get("pickle") for r in raised):
-            return "pickle", f"The value on {names(raised)} cannot be brought to the notebook.", "pickle"
+            return "pickle", f"the value on {names(raised)} cannot be brought to the notebook.", "pickle"
         if all(d[r].get("early") for r in raised):
-            return "syntax", "The cell cannot be read as Python.", "syntax"
+            return "syntax", f"The {self.case.what} cannot be read as Python.", "syntax"
         if any(self._no_memory(r) for r in raised):
             out = [r for r in raised if self._no_memory(r)]
             return "memory", f"{names(out)} ran out of memory.", "memory"
@@ -238,25 +268,38 @@ class Report:
     def _waiting(self) -> tuple[str, str, str]:
         """Judge a cell in which ranks only waited."""
         need = {r: needs(r, w, self.case.books, self.case.world)[0] for r, w in self.wait.items()}
-        gone = {r: others - set(self.wait) for r, others in need.items()}
-        for r in sorted(gone):
-            call, missing = self.wait[r]["call"], gone[r]
+        for r in sorted(need):
+            call, op = self.wait[r]["call"], self.wait[r]["op"]
+            missing = need[r] - set(self.wait)
             if not missing:
                 continue
-            op = self.wait[r]["op"]
             if call is None:
-                return "skipped", f"not all ranks came to {op}, which waits for them.", "skipped"
-            if call["kind"] == "collective":
-                same = [q for q, w in self.wait.items() if w["call"] and w["call"]["group"] == call["group"]]
-                who = "the others wait" if set(same) | missing == set(range(self.case.world)) else f"{names(same)} wait"
-                who = who if len(same) > 1 else f"{names(same)} waits"
-                return "skipped", f"{names(missing)} never reached the {op} that {who} in.", "skipped"
-            return "unmatched", self._lonely(r, call) + ".", "unmatched"
-        if not self.wait or not any(need.values()):
-            return "broken", "the connection between the ranks broke.", ""
+                return "skipped", f"not all ranks came to the {op} that {names([r])} waits in.", "groups"
+            if call["kind"] != "collective":
+                return "unmatched", self._lonely(r, call) + ".", "unmatched"
+            same = [q for q, w in self.wait.items() if w["call"] and w["call"]["group"] == call["group"]]
+            others = "the others wait" if set(same) | missing == set(range(self.case.world)) else f"{names(same)} wait"
+            who = others if len(same) > 1 else f"{names(same)} waits"
+            absent = not missing & set(self.ranks)
+            head = f"{names(missing)} {'did not run' if absent else 'never reached'} the {op} that {who} in."
+            return "skipped", head, "absent" if absent else "skipped"
+        if not any(need.values()):
+            return "broken", "the connection between the ranks broke.", "broken"
+        if tags := self._tags():
+            return "unmatched", tags, "tags"
         messages = all(w["call"] and w["call"]["channel"] for w in self.wait.values())
-        head = f"{names(self.wait)} wait for each other."
-        return "order", head, "order" if messages else "order of calls"
+        return "order", f"{names(self.wait)} wait for each other.", "order" if messages else "order of calls"
+
+    def _tags(self) -> str:
+        """Return who sends and receives with different tags, or ""."""
+        calls = {r: w["call"] for r, w in self.wait.items() if w["call"] and w["call"]["channel"]}
+        for r, sent in sorted(calls.items()):
+            got = calls.get(sent["peer"])
+            pair = got and (sent["kind"], got["kind"], got["peer"]) == ("send", "recv", r)
+            if got and pair and sent["tag"] != got["tag"]:
+                there = f"rank {sent['peer']} receives with tag {got['tag']}"
+                return f"rank {r} sends to rank {sent['peer']} with tag {sent['tag']}, but {there}."
+        return ""
 
     def _lonely(self, r: int, call: Mapping[str, Any]) -> str:
         """Return who sends to whom, or receives from whom, in vain."""
@@ -323,6 +366,11 @@ class Report:
                 frames = [(self.case.cell, line, "")]
             line, where = self.at(frames)
             return State("died", line, message=d["how"]), f"died{where}"
+        if d.get("name") == "OddGroup":
+            line, where = self.at(d["frames"])
+            return State("called", line, "new_group"), f"made another group{where}"
+        if self.cause == "mismatch" and r in self.groups and not self.odd:
+            return State("called", op="new_group", message=self.groups[r]), self.groups[r]
         if self.cause == "mismatch" and r in self.odd:
             call = self.odd[r]
             line, where = self.at(call["frames"])
@@ -382,9 +430,7 @@ class Report:
 
     def text(self, repaired: str) -> str:
         """Return the explanation; `repaired` says what was done about it."""
-        head = f"The cell stopped: {self.head}" if self.cause not in ("interrupted", "syntax") else self.head
-        if self.cause == "interrupted":
-            head = self.head
+        head = self.head if self.cause in ("interrupted", "syntax") else f"The {self.case.what} stopped: {self.head}"
         by_rank = {r: self._words(r)[1] for r in self.ranks}
         if self.cause in ("skipped", "unmatched", "mismatch"):
             by_rank.update({r: "did not run this cell" for r in range(self.case.world) if r not in by_rank})

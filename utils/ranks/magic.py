@@ -32,9 +32,9 @@ def register(shell: Any) -> None:
 
     def ranks(line: str, cell: str) -> None:
         """Run this cell on every rank, or on the ranks named: %%ranks 0,2."""
-        from utils.ranks import world
+        from utils.ranks import cells, session
 
         # JupyterLab numbers the line of the magic itself as 1.
-        world.current().run(cell, targets(line), first_line=2, alone=True)
+        cells.run(session.current(), cell, targets(line), first_line=2, alone=True)
 
     shell.register_magic_function(ranks, "cell", "ranks")

@@ -20,15 +20,22 @@ def show(outputs: Mapping[int, list[Any]]) -> None:
             text = pieces[0].rstrip("\n")
             print(f"{who}:\n{text}" if "\n" in text else f"{who}: {text}")
             continue
-        from IPython.display import display
-
         print(f"{who}:")
         for piece in pieces:
             if isinstance(piece, str):
                 print(piece, end="" if piece.endswith("\n") else "\n")
+            elif _shell() is None:
+                print(piece[0].get("text/plain", f"({', '.join(piece[0])})"))
             else:
+                from IPython.display import display
+
                 sys.stdout.flush()
                 display(piece[0], metadata=piece[1], raw=True)
+
+
+def _shell() -> Any:
+    """Return the IPython shell this runs in, or None in a plain script."""
+    return sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
 
 
 def _merged(pieces: list[Any]) -> list[Any]:
@@ -65,8 +72,7 @@ class Progress:
     @classmethod
     def here(cls, last_line: Callable[[int], str]) -> Progress | None:
         """Return one if this is a cell of a notebook open in a browser."""
-        shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-        kernel = getattr(shell, "kernel", None)
+        kernel = getattr(_shell(), "kernel", None)
         try:
             parent = kernel.get_parent("shell") if kernel else {}
         except Exception:

@@ -62,27 +62,35 @@ class Table:
         found, line = HEAD.unpack_from(self.memory, REGION * rank)
         return line if found == cell and line else None
 
-    def put(self, group: int, number: int, text: str) -> None:
-        """Write what this rank calls as number `number` in a group (given as a digest)."""
-        place = self._place(self.home, group, number)
+    def claim(self, place: int, number: int, text: str, others: list[int]) -> tuple[int, str] | None:
+        """Publish what this rank is about to call as number `number` in a place (a group or a pair, as a digest).
+
+        Returns (rank, text) of one of the others that has published something else there, or None.
+        """
         data = text.encode()[: SLOT_SIZE - SLOT.size]
-        SLOT.pack_into(self.memory, place, 0, 0)  # nobody reads a record half written
-        self.memory[place + SLOT.size : place + SLOT.size + len(data)] = data
-        SLOT.pack_into(self.memory, place, group ^ number, len(data))
+        slot = self._slot(self.home, place, number)
+        SLOT.pack_into(self.memory, slot, 0, 0)  # nobody reads a record half written
+        self.memory[slot + SLOT.size : slot + SLOT.size + len(data)] = data
+        SLOT.pack_into(self.memory, slot, place ^ number, len(data))
+        for rank in others:
+            theirs = self.get(rank, place, number)
+            if theirs is not None and theirs != data:
+                return rank, theirs.decode(errors="ignore")
+        return None
 
-    def get(self, rank: int, group: int, number: int) -> str | None:
-        """Return what a rank called as number `number` in a group, if it has come so far and it is still known."""
-        place = self._place(REGION * rank, group, number)
-        key, length = SLOT.unpack_from(self.memory, place)
-        if key != group ^ number:
+    def erase(self, place: int, number: int) -> None:
+        """Take back a call that was not made."""
+        SLOT.pack_into(self.memory, self._slot(self.home, place, number), 0, 0)
+
+    def get(self, rank: int, place: int, number: int) -> bytes | None:
+        """Return what a rank published as number `number` in a place, if it has come so far and it is still known."""
+        slot = self._slot(REGION * rank, place, number)
+        key, length = SLOT.unpack_from(self.memory, slot)
+        if key != place ^ number:
             return None
-        data = bytes(self.memory[place + SLOT.size : place + SLOT.size + length])
-        return data.decode(errors="ignore") if SLOT.unpack_from(self.memory, place) == (key, length) else None
-
-    def cut(self, text: str) -> str:
-        """Return the text as it comes back from the table."""
-        return text.encode()[: SLOT_SIZE - SLOT.size].decode(errors="ignore")
+        data = bytes(self.memory[slot + SLOT.size : slot + SLOT.size + length])
+        return data if SLOT.unpack_from(self.memory, slot) == (key, length) else None
 
     @staticmethod
-    def _place(home: int, group: int, number: int) -> int:
-        return home + SLOT_SIZE * (1 + (group + number) % SLOTS)
+    def _slot(home: int, place: int, number: int) -> int:
+        return home + SLOT_SIZE * (1 + (place + number) % SLOTS)

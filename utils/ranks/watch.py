@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from utils.ranks.explain import RanksError
 from utils.ranks.stuck import stuck
 
 if TYPE_CHECKING:
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
 
 Reply = dict[str, Any]
 PAUSE = 0.15  # seconds between two questions to the ranks
+LOST = 15  # questions in a row that found nothing moving, after a failure: then the rest is let go as well
 AFTER_INTERRUPT = 3.0  # seconds until a rank that does not react to an interrupt is killed
-AFTER_FREE = 10.0  # the same for one that was freed
+AFTER_FREE = 3.0  # the same for one that was freed and waits all the same
 
 
 class Watch:
@@ -52,6 +54,8 @@ class Watch:
             self._interrupt(waiting, now)
         self._kill_late(waiting, now)
         if now - self.asked >= PAUSE:
+            if text := self.world.lost():
+                raise RanksError(text, cause="died")
             self._ask(waiting)
             if self.progress:
                 self.progress.tick(now - self.began, waiting, self.last)
@@ -63,7 +67,6 @@ class Watch:
         open_jobs = [job for r, job in self.jobs.items() if r not in self.done]
         pause = 0.02 if time.monotonic() - self.began < 5 else 0.1
         concurrent.futures.wait(open_jobs, pause, concurrent.futures.FIRST_COMPLETED)
-        self.world.check_controller()
         for r, job in self.jobs.items():
             if r in self.done:
                 continue
@@ -109,13 +112,18 @@ class Watch:
         # All were seen in the same waits twice, so between the two questions all of them waited at once.
         steady = {r: w for r, w in waits.items() if self.same[r] >= (2 if w["sure"] else 4) and r not in self.freed}
         busy |= {r for r in waits if r not in steady and r not in self.freed}
-        if vain := stuck(steady, busy, books, self.world.n):
+        vain = stuck(steady, busy, books, self.world.n)
+        failed = any(d["status"] != "ok" for d in self.done.values())
+        if failed and not busy and all(self.same[r] >= LOST for r in steady):
+            vain |= set(steady)
+        if vain:
             self._free(sorted(vain))
 
     def _free(self, ranks: list[int]) -> None:
         self.world.ask(ranks, "free")
         for r in ranks:
             self.freed.setdefault(r, time.monotonic())
+            self.same[r] = 0
 
     def _interrupt(self, waiting: list[int], now: float) -> None:
         """Interrupt all ranks, again every second; free those that wait in C++, where no signal is seen."""
@@ -130,6 +138,7 @@ class Watch:
     def _kill_late(self, waiting: list[int], now: float) -> None:
         for r in waiting:
             late = self.interrupted and now - self.interrupted > AFTER_INTERRUPT
-            if late or (r in self.freed and now - self.freed[r] > AFTER_FREE):
+            still = self.same.get(r, 0) > 2 and r in self.freed and now - self.freed[r] > AFTER_FREE
+            if late or still:
                 with contextlib.suppress(OSError):
                     self.world.kill(r)

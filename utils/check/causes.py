@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from utils import model
-from utils.check.judge import Difference, assembled, factor, rms, whole
+from utils.check.judge import Difference, Pieces, assembled, factor, rms, whole
 from utils.check.piece import Held
 from utils.check.reference import Expected, Reference, Tensors
 
 Cause = tuple[str, str]
-Pieces = Sequence[Mapping[str, Held]]
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,7 @@ class Scene:
     gradients: Pieces
     parameters: Pieces
     losses: Sequence[float | None]
+    previous: Tensors  # gradients of the step before, if there was one
 
     @property
     def config(self) -> model.Config:
@@ -70,7 +70,7 @@ def _same(pieces: Mapping[str, Held], network: model.GPT, config: model.Config) 
 
 def of_gradients(scene: Scene, off: Sequence[Difference]) -> Cause:
     """Explain gradients that are off, the most telling pattern first."""
-    for look in (_constant, _tied, _unsynchronised, _another_loss, _some_constant, _some_ranks):
+    for look in (_constant, _tied, _not_zeroed, _unsynchronised, _another_loss, _some_constant, _some_ranks):
         if found := look(scene, off):
             return found
     return "unknown", "The pattern is none of the usual ones. Look at how the batch is split and what is added up."
@@ -84,7 +84,7 @@ def _constant(scene: Scene, off: Sequence[Difference]) -> Cause | None:
         return None
     if near(c, -1.0):
         return "sign", "Every gradient has the wrong sign."
-    n, size = scene.ranks, len(scene.tokens)
+    n, size, counted = scene.ranks, len(scene.tokens), int((scene.targets != -100).sum())
     head = f"Every gradient is {_times(c)}"
     if near(c, n):
         return "sum", (f"{head}: that is the number of ranks. The gradients of the ranks were added up; the loss is a "
@@ -97,9 +97,11 @@ def _constant(scene: Scene, off: Sequence[Difference]) -> Cause | None:
         if near(c, m, 0.002) or near(c, 1 / m, 0.002):
             how = "Divide the loss of each by their number." if c > 1 else "It was divided by their number twice."
             return "micro-batches", f"{head}. Is {m} the number of your micro-batches? {how}"
-    tokens = int((scene.targets != -100).sum())
-    if near(c, tokens):
+    if near(c, counted):
         return "tokens", f"{head}: the number of targets. The loss is their sum; divide by how many there are in all."
+    if near(c, counted / scene.targets.numel()):
+        return "masked", (f"{head}: the share of positions that have a target. It was divided by all positions, those "
+                          "with target -100 included; divide by the number of targets that count.")
     return "factor", f"{head}, all alike: a factor is missing or too many where the loss or the gradients are scaled."
 
 
@@ -139,6 +141,18 @@ def _tied(scene: Scene, off: Sequence[Difference]) -> Cause | None:
             "output's. It is one weight used twice: add the two up and give both ranks the sum, before the step."
         )
     return "tied", "Only the tied weight is off. It is used twice, so its gradient is the sum of both uses, everywhere."
+
+
+def _not_zeroed(scene: Scene, off: Sequence[Difference]) -> Cause | None:
+    """The gradients of the step before are still in those of this one."""
+    if not scene.previous:
+        return None
+    mine, right = assembled(scene.gradients, scene.expected.gradients, scene.config), scene.expected.gradients
+    c = factor({n: mine[n] - right[n] for n in right}, scene.previous)
+    if c is None:
+        return None
+    return "not zeroed", ("The gradients of the step before are still in them: set them to zero (zero_grad) before "
+                          "each step.")
 
 
 def _unsynchronised(scene: Scene, off: Sequence[Difference]) -> Cause | None:
@@ -191,8 +205,9 @@ def _losses(scene: Scene) -> list[tuple[str, str, Callable[[model.GPT], Tensor]]
         "weigh each by its number of sequences")
     for count in dict.fromkeys([n, *range(2, min(9, len(tokens) + 1))]):
         parts = "ranks' shares" if count == n else f"{count} parts of the batch (micro-batches?)"
-        found.append(("mean of means", f"The gradient is that of the mean of the means of {parts}, which are not of "
-                      f"equal size, so it is not the mean of all: {cure}.", shares(count, False)))
+        why = "hold unequal numbers of targets (-100 does not count)" if masked else "are not of equal size"
+        found.append(("mean of means", f"The gradient is that of the mean of the means of {parts}. They {why}, so this "
+                      f"is not the mean over all: {cure}.", shares(count, False)))
         if masked:
             found.append(("tokens", f"The gradient weighs {parts} by their sequences; but they hold unequal numbers of "
                           f"targets (-100 does not count): {cure}.", shares(count, True)))
@@ -204,9 +219,6 @@ def _losses(scene: Scene) -> list[tuple[str, str, Callable[[model.GPT], Tensor]]
     for rank, rows in enumerate(torch.arange(len(tokens)).tensor_split(n)):
         found.append(("one share", f"The gradient is that of rank {rank}'s share alone: the shares of the other ranks "
                       "are not in it, or all ranks train on the same share.", mean(rows)))
-    found.append(("masked", "The gradient divides by all positions, those with target -100 included: divide by the "
-                  "number of targets that count.",
-                  lambda network: model.loss(network(tokens), targets, reduction="sum") / targets.numel()))
     return found
 
 
@@ -254,6 +266,9 @@ def of_parameters(scene: Scene, off: Sequence[Difference]) -> Cause:
     if set(names) <= set(config.frozen):
         return "frozen", (f"{_listed(names)} {_are(names)} frozen and moved. A frozen parameter has no gradient "
                           "(None, not zeros: with zeros AdamW still decays it) and stays as it was.")
+    if len({d.rank for d in off}) < scene.ranks and _apart(scene):
+        return "disagree", ("The gradients are right, and the ranks do not end with the same parameters: does every "
+                            "rank take the step, with all that it holds?")
     if not any(rms(m) for m in moved.values()):
         return "no step", "The gradients are right and no parameter moved: is the optimizer's step missing?"
     trained = [n for n in right if n not in config.frozen]
@@ -263,9 +278,8 @@ def of_parameters(scene: Scene, off: Sequence[Difference]) -> Cause:
     if c is not None and not near(c, 1.0, 0.002):
         return "step size", (f"The gradients are right, and every parameter moved {_times(c)}. One step, with "
                              "`model.optimizer(optimizer, ...)` as it is?")
-    if len({d.rank for d in off}) < scene.ranks or _apart(scene):
-        return "disagree", ("The gradients are right, and the ranks do not end with the same parameters: does every "
-                            "rank take the step, with all that it holds?")
+    if _apart(scene):
+        return "disagree", "The gradients are right, and each rank makes another step of them: the ranks drift apart."
     if len(names) < len(trained):
         return "some", f"The gradients are right, and only {_listed(names)} moved otherwise: are all in the optimizer?"
     return "update", ("The gradients are right, and the step made of them is not: look at what happens between them "

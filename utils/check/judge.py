@@ -10,6 +10,7 @@ up to 9e-7, gradients by 1.1e-5 of their size, parameters by 5e-4 of the way the
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from utils.check.piece import Held
 from utils.check.reference import Expected, Tensors
 
 LOSS, GRADIENT, PARAMETER = 1e-5, 1e-3, 2e-3
+Pieces = Sequence[Mapping[str, Held]]  # by rank
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def whole(name: str, config: model.Config) -> str:
     return model.whole_name(name, config)
 
 
-def checked(what: str, by_rank: Sequence[Mapping[str, Held]], expected: Tensors, known: Iterable[str],
+def checked(what: str, by_rank: Pieces, expected: Tensors, known: Iterable[str],
             config: model.Config) -> None:
     """Look at names, shapes and coverage before any value. Raises Problem."""
     known = set(known)
@@ -87,7 +89,7 @@ def _unknown(what: str, rank: int, name: str, known: set[str]) -> str:
 
 def rms(tensor: Tensor) -> float:
     """Give the root mean square; of nothing, 0."""
-    return float(tensor.double().square().mean().sqrt()) if tensor.numel() else 0.0
+    return float(tensor.norm()) / math.sqrt(tensor.numel()) if tensor.numel() else 0.0
 
 
 def units(expected: Expected | None, start: Tensors, after: Tensors | None = None) -> dict[str, float]:
@@ -99,28 +101,35 @@ def units(expected: Expected | None, start: Tensors, after: Tensors | None = Non
     return {name: rms(g) + floor for name, g in expected.gradients.items()}
 
 
-def differences(by_rank: Sequence[Mapping[str, Held]], expected: Tensors, unit: Mapping[str, float], tolerance: float,
-                config: model.Config) -> list[Difference]:
-    """List what differs by more than the tolerance, by rank and in the order of the model."""
-    found = []
+def errors(
+    by_rank: Pieces, expected: Tensors, unit: Mapping[str, float], config: model.Config
+) -> list[dict[str, float]]:
+    """Measure the difference of every tensor on every rank. Ranks with equal values are measured once."""
+    found: list[dict[str, float]] = []
     for rank, pieces in enumerate(by_rank):
-        for name, piece in pieces.items():
-            target = whole(name, config)
-            if target not in expected:
-                continue
-            error = rms(piece.values.float() - piece.of(expected[target])) / unit[target]
-            if not error <= tolerance:  # NaN is a difference too
-                found.append(Difference(rank, name, error, piece.where()))
+        twin = next((r for r in range(rank) if _equal(pieces, by_rank[r])), None)
+        found.append(found[twin] if twin is not None else {
+            name: rms(piece.values - piece.of(expected[target])) / unit[target]
+            for name, piece in pieces.items() if (target := whole(name, config)) in expected
+        })
     return found
 
 
-def greatest(by_rank: Sequence[Mapping[str, Held]], expected: Tensors, unit: Mapping[str, float],
-             config: model.Config) -> float:
-    """Give the greatest difference of all."""
-    return max((d.error for d in differences(by_rank, expected, unit, -1.0, config)), default=0.0)
+def _equal(one: Mapping[str, Held], other: Mapping[str, Held]) -> bool:
+    return one.keys() == other.keys() and all(
+        p.place == other[n].place and torch.equal(p.values, other[n].values) for n, p in one.items())
 
 
-def assembled(by_rank: Sequence[Mapping[str, Held]], like: Tensors, config: model.Config) -> Tensors:
+def differences(measured: Sequence[Mapping[str, float]], by_rank: Pieces, tolerance: float) -> list[Difference]:
+    """List what differs by more than the tolerance, by rank and in the order of the model."""
+    return [
+        Difference(rank, name, error, by_rank[rank][name].where())
+        for rank, by_name in enumerate(measured) for name, error in by_name.items()
+        if not error <= tolerance  # NaN is a difference too
+    ]
+
+
+def assembled(by_rank: Pieces, like: Tensors, config: model.Config) -> Tensors:
     """Put the pieces of all ranks together; where several hold the same, the first rank's counts."""
     result = {name: torch.zeros(tensor.shape) for name, tensor in like.items()}  # contiguous: flat places are views
     for pieces in reversed(by_rank):
@@ -130,7 +139,7 @@ def assembled(by_rank: Sequence[Mapping[str, Held]], like: Tensors, config: mode
     return result
 
 
-def norm_of(by_rank: Sequence[Mapping[str, Held]], like: Tensors, config: model.Config) -> float:
+def norm_of(by_rank: Pieces, like: Tensors, config: model.Config) -> float:
     """Give the norm of the gradient that the ranks hold together."""
     from utils.check.reference import total_norm
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from utils.check.piece import ContractError, Held, held
+from utils.check.piece import Bundle, ContractError, held
 
 if TYPE_CHECKING:
     import torch
@@ -26,8 +26,8 @@ class Report:
     """What one rank answers: `problem` says in words why there is nothing to compare."""
 
     loss: float | None = None
-    parameters: dict[str, Held] = field(default_factory=dict)
-    gradients: dict[str, Held] = field(default_factory=dict)
+    parameters: Bundle = field(default_factory=Bundle)
+    gradients: Bundle = field(default_factory=Bundle)
     problem: str = ""
 
 
@@ -79,7 +79,7 @@ def _report(loss: Any, gradients: bool) -> Report:
         return Report(
             _number(loss),
             _settled("parameters", _Running.trainer.parameters()),
-            _settled("gradients", _Running.trainer.gradients()) if gradients else {},
+            _settled("gradients", _Running.trainer.gradients()) if gradients else Bundle(),
         )
     except ContractError as error:
         return Report(problem=str(error))
@@ -96,9 +96,9 @@ def _number(loss: Any) -> float | None:
         raise ContractError(f"`step` returned a {kind}; return the loss, a number (None on ranks without it)") from None
 
 
-def _settled(what: str, values: Any) -> dict[str, Held]:
+def _settled(what: str, values: Any) -> Bundle:
     """Settle what `parameters()` or `gradients()` returned. No gradient (None) is left out."""
     if not isinstance(values, Mapping):
         hint = " (call dict(...) on named_parameters())" if inspect.isgenerator(values) else ""
         raise ContractError(f"`{what}()` returned a {type(values).__name__}; return a dict of tensors by name{hint}")
-    return {str(name): held(f"{what}()[{name!r}]", value) for name, value in values.items() if value is not None}
+    return Bundle.of({str(n): held(f"{what}()[{n!r}]", value) for n, value in values.items() if value is not None})

@@ -7,13 +7,16 @@ anything differs ends the check: the verdict names the step, the tensor, the ran
 """
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from utils import model
 from utils.check import causes, judge, trainers
-from utils.check.reference import Expected, Reference
+from utils.check.piece import Bundle
+from utils.check.reference import Expected, Reference, Tensors
 from utils.check.trainers import SIGNATURE, Report
 from utils.check.traps import TRAPS, Fixture, fixture, named
 from utils.check.verdict import NotAttempted, NotYet, Verdict, _explained
@@ -47,7 +50,7 @@ def same_training(
     name: str = "Trainer",
     traps: str | Iterable[str] = (),
     optimizer: str | Sequence[str] = ("sgd", "adamw"),
-    steps: int = 10,
+    steps: int = 5,
     config: model.Config | None = None,
     sequences: int | None = None,
 ) -> Comparison:
@@ -63,12 +66,12 @@ def same_training(
     if unknown := [o for o in optimizers if o not in model.LEARNING_RATES]:
         raise ValueError(f"there is no optimizer {unknown[0]!r}; there are {', '.join(model.LEARNING_RATES)}")
     measured: dict[str, float] = {}
-    current = ""
+    current, progress = "", Progress(name, steps * len(optimizers))
     try:
         world_size = _present(name)
         training = fixture(chosen, world_size, steps, config, sequences)
         for current in optimizers:
-            _Comparing(name, training, current, measured).run(steps)
+            _Comparing(name, training, current, measured).run(steps, progress)
     except (NotYet, NotAttempted) as outcome:
         found: NotYet | NotAttempted = outcome
     except (Exception, KeyboardInterrupt) as error:
@@ -76,6 +79,7 @@ def same_training(
     else:
         return _passed(name, chosen, optimizers, steps, measured)
     finally:
+        progress.end()
         _forget()
     return _failed(name, found, chosen, current, measured)
 
@@ -102,6 +106,44 @@ def _forget() -> None:
         return
 
 
+class Progress:
+    """A line that says how far the comparison is, where somebody looks on, after two seconds; it goes at the end."""
+
+    AFTER = 2.0
+
+    def __init__(self, name: str, steps: int) -> None:
+        self.name, self.steps, self.done = name, steps, 0
+        self.start, self.handle = time.monotonic(), None
+
+    def tick(self, optimizer: str) -> None:
+        """Note one more step."""
+        self.done += 1
+        if time.monotonic() - self.start > self.AFTER and _looked_at():
+            self._show(f"comparing {self.name} with one worker ({optimizer}): step {self.done} of {self.steps}")
+
+    def end(self) -> None:
+        """Empty the line."""
+        if self.handle is not None:
+            self._show("")
+
+    def _show(self, text: str) -> None:
+        from IPython.display import display
+
+        if self.handle is None:
+            self.handle = display({"text/plain": text}, raw=True, display_id=True)
+        else:
+            self.handle.update({"text/plain": text}, raw=True)
+
+
+def _looked_at() -> bool:
+    """Tell whether this is a cell of a notebook that is open in a browser: JupyterLab says which cell it runs."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    try:
+        return bool(shell.kernel.get_parent("shell")["metadata"]["cellId"])
+    except (AttributeError, KeyError, TypeError):
+        return False
+
+
 class _Comparing:
     """One training beside another, under one optimizer."""
 
@@ -110,8 +152,10 @@ class _Comparing:
         self.config = training.config
         self.reference = Reference(self.config, training.seeds[0], optimizer)
         self.step = 0
+        self.forms: dict[str, Any] = {}
+        self.before: Tensors = {}  # gradients of the step before
 
-    def run(self, steps: int) -> None:
+    def run(self, steps: int, progress: Progress) -> None:
         """Train both, and raise Parted where they part."""
         reports = self._call(trainers.build, self.name, self.config, self.fixture.seeds, self.optimizer)
         self._compare_start(reports)
@@ -121,6 +165,7 @@ class _Comparing:
             expected = self.reference.step(tokens, targets)
             reports = self._call(trainers.step, tokens, targets)
             self._compare_step(reports, expected, tokens, targets)
+            progress.tick(NAMES[self.optimizer])
 
     def _call(self, function: Callable[..., Report], *args: Any) -> list[Report]:
         """Call on every rank, and turn what cannot be compared into an answer."""
@@ -152,36 +197,37 @@ class _Comparing:
         raise Parted("class", problem, head=f"rank {rank} returned what cannot be compared.", step=self.step, rank=rank)
 
     def _compare_start(self, reports: list[Report]) -> None:
-        start, held = self.reference.start, [report.parameters for report in reports]
-        self._check_form("parameters", held, start)
+        start = self.reference.start
+        held = self._taken_apart("parameters", [report.parameters for report in reports], start)
         unit = {name: judge.rms(tensor) or 1.0 for name, tensor in start.items()}
-        off = judge.differences(held, start, unit, 1e-6, self.config)
+        off = judge.differences(judge.errors(held, start, unit, self.config), held, 1e-6)
         if off:
             cause, words = causes.of_the_start(held, off, self.reference, self.fixture.seeds)
             raise self._parted("first parameters", cause, words, off, [])
 
     def _compare_step(self, reports: list[Report], expected: Expected, tokens: Any, targets: Any) -> None:
-        gradients, parameters = [r.gradients for r in reports], [r.parameters for r in reports]
+        gradients = self._taken_apart("gradients", [r.gradients for r in reports], expected.gradients)
+        parameters = self._taken_apart("parameters", [r.parameters for r in reports], expected.after)
         losses = [r.loss for r in reports]
-        self._check_form("gradients", gradients, expected.gradients)
-        self._check_form("parameters", parameters, expected.after)
-        by_gradient = judge.units(expected, expected.before)
-        by_way = judge.units(None, self.reference.start, expected.after)
-        off_gradients = judge.differences(gradients, expected.gradients, by_gradient, judge.GRADIENT, self.config)
-        off_parameters = judge.differences(parameters, expected.after, by_way, judge.PARAMETER, self.config)
-        off_losses = [r for r, v in enumerate(losses)
-                      if v is not None and not abs(v - expected.loss) <= judge.LOSS * abs(expected.loss)]
         if not any(v is not None for v in losses):
             raise Parted("loss", "`step` returned None on every rank. At least one must return the loss of the batch.",
                          head=f"no rank returned a loss at step {self.step}.", step=self.step)
         norm = judge.norm_of(gradients, expected.gradients, self.config)
-        self._note("loss", max(abs(v - expected.loss) / expected.loss for v in losses if v is not None))
-        self._note("gradient", judge.greatest(gradients, expected.gradients, by_gradient, self.config))
-        self._note("gradient norm", abs(norm - expected.norm) / expected.norm)
-        self._note("parameter", judge.greatest(parameters, expected.after, by_way, self.config))
+        by_gradient = judge.errors(gradients, expected.gradients, judge.units(expected, {}), self.config)
+        by_way = judge.units(None, self.reference.start, expected.after)
+        by_parameter = judge.errors(parameters, expected.after, by_way, self.config)
+        by_loss = [0.0 if v is None else abs(v - expected.loss) / expected.loss for v in losses]
+        self._note("loss", by_loss)
+        self._note("gradient norm", [abs(norm - expected.norm) / expected.norm])
+        self._note("gradient", [error for by_name in by_gradient for error in by_name.values()])
+        self._note("parameter", [error for by_name in by_parameter for error in by_name.values()])
+        off_gradients = judge.differences(by_gradient, gradients, judge.GRADIENT)
+        off_parameters = judge.differences(by_parameter, parameters, judge.PARAMETER)
+        off_losses = [rank for rank, error in enumerate(by_loss) if not error <= judge.LOSS]
         if not (off_gradients or off_parameters or off_losses):
+            self.before = expected.gradients
             return
-        scene = causes.Scene(self.reference, expected, tokens, targets, gradients, parameters, losses)
+        scene = causes.Scene(self.reference, expected, tokens, targets, gradients, parameters, losses, self.before)
         facts = [_loss_fact(losses, expected), _norm_fact(norm, expected),
                  _tensor_fact("gradients", off_gradients), _tensor_fact("parameters", off_parameters)]
         if off_gradients:
@@ -192,14 +238,20 @@ class _Comparing:
         raise Parted("loss", words, *facts, head=f"the loss differs at step {self.step}, on rank {off_losses[0]}.",
                      cause=cause, step=self.step, rank=off_losses[0])
 
-    def _check_form(self, what: str, held: list[Any], expected: Any) -> None:
-        try:
-            judge.checked(what, held, expected, self.reference.start, self.config)
-        except judge.Problem as problem:
-            raise Parted("class", str(problem), head="what it returned cannot be compared.", step=self.step) from None
+    def _taken_apart(self, what: str, bundles: list[Bundle], expected: Tensors) -> judge.Pieces:
+        """Unpack what the ranks sent; look at names, shapes and places whenever they are new."""
+        held, form = [bundle.pieces() for bundle in bundles], [bundle.form() for bundle in bundles]
+        if self.forms.get(what) != form:
+            try:
+                judge.checked(what, held, expected, self.reference.start, self.config)
+            except judge.Problem as problem:
+                head = "what it returned cannot be compared."
+                raise Parted("class", str(problem), head=head, step=self.step) from None
+            self.forms[what] = form
+        return held
 
-    def _note(self, kind: str, value: float) -> None:
-        self.measured[kind] = max(self.measured.get(kind, 0.0), value)
+    def _note(self, kind: str, values: Iterable[float]) -> None:
+        self.measured[kind] = max([self.measured.get(kind, 0.0), *values])
 
     def _parted(self, what: str, cause: str, words: str, off: list[judge.Difference], facts: list[str]) -> Parted:
         first = off[0]
@@ -213,14 +265,18 @@ def share(error: float) -> str:
     """Write a difference relative to its unit."""
     if error != error or error == float("inf"):
         return "all (not a number)"
-    return f"{error:.2g} times its size" if error >= 9.95 else f"{100 * error:.2g} %"
+    return f"{error:.2g} times its size" if error >= 0.995 else f"{100 * error:.2g} %"
 
 
 def _loss_fact(losses: list[float | None], expected: Expected) -> str:
-    texts = ["none" if v is None else f"{v:.4g}" for v in losses]
+    if all(v is None or abs(v - expected.loss) <= judge.LOSS * expected.loss for v in losses):
+        return "loss: right"
+    for digits in (4, 7):  # as many as it takes to see the difference
+        texts, one = ["none" if v is None else f"{v:.{digits}g}" for v in losses], f"{expected.loss:.{digits}g}"
+        if set(texts) - {one, "none"}:
+            break
     given = texts[0] if len(set(texts)) == 1 else "by rank " + ", ".join(texts)
-    right = all(v is None or abs(v - expected.loss) <= judge.LOSS * expected.loss for v in losses)
-    return f"loss: {'right' if right else f'{given}; one worker: {expected.loss:.4g}'}"
+    return f"loss: {given}; one worker: {one}"
 
 
 def _norm_fact(norm: float, expected: Expected) -> str:
@@ -251,9 +307,11 @@ def _passed(name: str, traps: list[str], optimizers: list[str], steps: int, meas
 def _failed(name: str, found: NotYet | NotAttempted, traps: list[str], optimizer: str,
             measured: dict[str, float]) -> Comparison:
     if isinstance(found, NotAttempted):
-        return Comparison(name, "not attempted", f"`{name}`: {found or 'Write your code first.'}", cause="missing")
+        why = str(found) or "Write your code in place of the line that raises NotImplementedError."
+        return Comparison(name, "not attempted", f"`{name}`: {why}", cause="missing")
     where = {"cause": found.what} | getattr(found, "where", {})
-    head = getattr(found, "head", "") or "the check itself failed; please report it."
+    ours = "interrupted." if found.what == "interrupted" else "the check itself failed; please report it."
+    head = getattr(found, "head", "") or ours
     under = f" ({NAMES.get(optimizer, optimizer)}, {_with(traps)})" if optimizer else ""
     return Comparison(name, "not yet", f"`{name}`{under}: {head}", found.hint, found.what, found.details,
                       optimizer=optimizer, measured=measured, **where)

@@ -136,7 +136,8 @@ def slider(draw: Callable[..., tuple[Figure, str]], **sliders: Any) -> None:
 
     from utils.figures.explorer import explorer
 
-    display(explorer(draw, sliders))
+    for part in explorer(draw, sliders):
+        display(part)
 
 
 def ledger(book: Ledger) -> None:

@@ -1,4 +1,4 @@
-"""Practice alone: the README's one line installs what it needs, and the practice notebook runs there, without PyTorch."""
+"""Practice alone: the one line of the README installs what it needs, and the notebook runs there without PyTorch."""
 
 import json
 import os

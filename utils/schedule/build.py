@@ -74,7 +74,7 @@ def _gpipe(rank: int, p: int, m: int, held: int) -> Iterator[Step]:
 
 
 def _one_f_one_b(rank: int, p: int, m: int, held: int) -> Iterator[Step]:
-    """Alternate one backward and one forward once a backward can be done (Narayanan et al., arXiv:2104.04473, 2.2.1)."""
+    """Alternate one backward and one forward once a backward can start (Narayanan et al., arXiv:2104.04473)."""
     ahead = min(m, p - rank)
     yield from [(F, rank)] * ahead + [(B, rank), (F, rank)] * (m - ahead) + [(B, rank)] * ahead
 

@@ -75,11 +75,11 @@ class Simulation:
         for row in self.schedule.ranks:
             changes = [(self.times[a][0], 1) for a in row if a.kind == FORWARD]
             changes += [(self.times[a][1], -1) for a in row if a.kind in (BACKWARD, WEIGHT)]
-            count, steps = 0, [(0.0, 0)]
-            for time, change in sorted(changes):  # at one instant what ends comes before what starts
+            count, steps = 0, {0.0: 0}
+            for time, change in sorted(changes):  # what ends and starts at one instant is one step
                 count += change
-                steps.append((time, count))
-            found.append(steps)
+                steps[time] = count
+            found.append(list(steps.items()))
         return found
 
     @property

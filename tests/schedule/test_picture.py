@@ -6,7 +6,7 @@ from utils import figures, schedule
 from utils.figures import schedule as pictures
 
 
-@pytest.mark.parametrize(("name", "stages"), [("1f1b", 4), ("zb-v", 8), ("interleaved-1f1b", 16)])
+@pytest.mark.parametrize(("name", "stages"), [("1f1b", 4), ("zb-v", 8), ("interleaved-1f1b", 8)])
 def test_every_action_is_a_box_where_the_simulation_has_it(name: str, stages: int) -> None:
     found = schedule.simulate(schedule.build(name, stages, 8), forward=1, backward_input=1.5)
     fig, description = pictures.draw(found)

@@ -61,7 +61,7 @@ def rows(
         )  # fmt: skip
         named.add(kind)
         if end - start > total / 90:
-            ax.text((start + end) / 2, placement[stage], micro_batch, ha="center", va="center", fontsize=7,
+            ax.text((start + end) / 2, placement[stage], str(micro_batch), ha="center", va="center", fontsize=7,
                     bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6})  # fmt: skip
     ax.set_yticks(range(ranks), [f"rank {rank}" for rank in range(ranks)])
     ax.invert_yaxis()
@@ -73,7 +73,7 @@ def _memory(ax: Axes, found: Simulation, until: float | None) -> None:
     ranks = range(len(found.held))
     chosen = ranks if len(ranks) <= MOST_RANKS else sorted({0, len(ranks) // 3, 2 * len(ranks) // 3, len(ranks) - 1})
     for rank in chosen:
-        steps = [(time, count) for time, count in found.held[rank] if until is None or time < until]
+        steps = [(time, count) for time, count in found.held[rank] if until is None or time <= until]
         end = found.total if until is None else min(until, found.total)
         times, counts = zip(*steps, (end, steps[-1][1]), strict=True)
         ax.step(times, counts, where="post", label=f"rank {rank}")

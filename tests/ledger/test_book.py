@@ -28,7 +28,7 @@ def test_a_table_for_page_and_terminal():
     lines = page["text/plain"].splitlines()
     assert lines[0] == "One step"
     assert "6 MB on each rank" in lines[3]
-    assert "4.001" in lines[3]
+    assert "1.000" in lines[3]
     assert "not counted" in lines[5]
     assert repr(book()) == page["text/plain"]
 

@@ -1,7 +1,6 @@
 """Draw a ledger: pairs of bars, what was predicted and what was counted, one panel a unit."""
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from utils import figures
@@ -13,33 +12,29 @@ if TYPE_CHECKING:
     from utils.ledger import Ledger, Row
 
 
-def _sum(value: float | Sequence[float]) -> float:
-    return float(sum(value)) if isinstance(value, Sequence) else float(value)
-
-
 def _panel(ax: Axes, rows: list[Row], unit: str) -> None:
-    from utils.ledger import amount
+    from utils.ledger import amount, each
 
-    greatest = max([_sum(v) for row in rows for v in (row.predicted, row.counted) if v is not None] + [0.0]) or 1.0
+    greatest = max([each(v) for row in rows for v in (row.predicted, row.counted) if v is not None] + [0.0]) or 1.0
     for place, row in enumerate(rows):
         for kind, value, shift in ((0, row.predicted, -0.2), (1, row.counted, 0.2)):
             if value is None:
                 ax.text(0, place + shift, " not counted", va="center", fontsize=8)
                 continue
-            ax.barh(place + shift, _sum(value), 0.36, color=figures.colour(kind), edgecolor="white",
+            ax.barh(place + shift, each(value), 0.36, color=figures.colour(kind), edgecolor="white",
                     hatch=figures.pattern(kind), label=("predicted", "counted")[kind] if not place else None)
-            ax.text(_sum(value), place + shift, f" {amount(_sum(value), unit)}", va="center", fontsize=8)
+            ax.text(each(value), place + shift, f" {amount(each(value), unit)}", va="center", fontsize=8)
     ax.set_yticks(range(len(rows)), [row.name for row in rows])
     ax.invert_yaxis()
     ax.set_xlim(0, greatest * 1.25)
     ax.grid(axis="y", visible=False)
-    ax.set_xlabel("bytes, all ranks together" if unit == "bytes" else unit)
+    ax.set_xlabel("bytes (by rank: the mean)" if unit == "bytes" else unit)
     if unit == "bytes":
         ax.xaxis.set_major_formatter(lambda value, _: amount(value, unit) if value else "0")
 
 
 def draw(book: Ledger) -> tuple[Figure, str]:
-    """Draw all rows; where values are by rank, their sum. Returns the figure and its description."""
+    """Draw all rows; where values are by rank, their mean. Returns the figure and its description."""
     if not len(book):
         raise ValueError("this ledger has no rows yet: write some with book.row(name, formula, predicted, counted)")
     units = list(dict.fromkeys(row.unit for row in book))

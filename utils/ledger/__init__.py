@@ -22,7 +22,7 @@ import importlib
 from typing import Any
 
 _PUBLIC = {
-    "Ledger": "book", "Row": "book", "amount": "book",
+    "Ledger": "book", "Row": "book", "amount": "book", "each": "book",
     "Count": "count", "count": "count", "recording": "count",
     "Memory": "memory", "memory": "memory", "held": "memory", "Meter": "memory",
 }  # fmt: skip

@@ -31,13 +31,17 @@ def _values(value: Value | None, unit: str) -> str:
     return f"{texts[0]} on each rank" if len(set(texts)) == 1 else ", ".join(texts)
 
 
-def _sum(value: Value) -> float:
-    return float(sum(value)) if isinstance(value, Sequence) else float(value)
+def each(value: Value) -> float:
+    """Give what one rank has: a number as it is, of numbers by rank their mean."""
+    return sum(value) / len(value) if isinstance(value, Sequence) else float(value)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the ledger. Values are a number, or numbers by rank; `counted` is None where nothing can count it."""
+    """One line of the ledger. Values are a number (what one rank has), or numbers by rank.
+
+    `counted` is None where nothing can count it.
+    """
 
     name: str
     formula: str
@@ -47,10 +51,10 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """Give counted / predicted (summed over ranks), or None where that means nothing."""
-        if self.counted is None or not _sum(self.predicted):
+        """Give counted / predicted (a rank's mean), or None where that means nothing."""
+        if self.counted is None or not each(self.predicted):
             return None
-        return _sum(self.counted) / _sum(self.predicted)
+        return each(self.counted) / each(self.predicted)
 
     def texts(self) -> tuple[str, str, str, str, str]:
         """Give the five fields as text."""

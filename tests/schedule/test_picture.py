@@ -24,6 +24,6 @@ def test_every_action_is_a_box_where_the_simulation_has_it(name: str, stages: in
 
 def test_stepping_draws_only_what_has_started() -> None:
     found = schedule.simulate(schedule.build("gpipe", 3, 4))
-    for until, started in [(0, 0), (1, 1), (1.5, 2), (found.total, len(found.times))]:
+    for until, started in [(0, 0), (1, 1), (1.5, 3), (found.total, len(found.times))]:
         fig, _ = pictures.draw(found, until=until)
         assert len(fig.axes[0].patches) - 3 == started

@@ -67,28 +67,28 @@ def _listed(values: Sequence[Any]) -> str:
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
 
 
-def apart(runs: Mapping[str, Mapping[str, Sequence[Any]]]) -> Drawn:
-    """Draw two or more broken trainings: the loss of each rank, and how far the ranks' parameters are apart.
+def apart(by_rank: Sequence[Mapping[str, tuple[Sequence[float], Sequence[float]]]]) -> Drawn:
+    """Draw broken trainings side by side: the loss of each rank, and how far the ranks' parameters are apart.
 
-    runs: by title, {"losses": by step a list by rank (nats), "distance": by step (largest difference)}.
+    by_rank: for each rank, by title, (losses by step in nats, largest difference between ranks by step).
     """
-    fig, axes = figures.new(2, len(runs), width=7.6, height=4.6, sharex=True, sharey="row")
+    titles = list(by_rank[0])
+    fig, axes = figures.new(2, len(titles), width=7.6, height=4.6, sharex=True, sharey="row")
     words = []
-    for (title, run), (above, below) in zip(runs.items(), axes.T, strict=True):
-        by_rank = list(zip(*run["losses"], strict=True))
-        for rank, losses in enumerate(by_rank):
-            above.plot(losses, color=figures.colour(rank), linestyle=figures.LINES[rank % 4], label=f"rank {rank}")
-        below.plot(run["distance"], color="black", linestyle="-")
+    for title, (above, below) in zip(titles, axes.T, strict=True):
+        losses, distance = [run[title][0] for run in by_rank], by_rank[0][title][1]
+        for rank, values in enumerate(losses):
+            above.plot(values, color=figures.colour(rank), linestyle=figures.LINES[rank % 4], label=f"rank {rank}")
+        below.plot(distance, color="black", linestyle="-")
         above.set(title=title)
         below.set(xlabel="step", ylim=(0, None))
-        first, last = run["distance"][0], run["distance"][-1]
         words.append(
-            f"{title}: each rank's loss falls, from about {_mean(row[0] for row in by_rank):.1f} to about "
-            f"{_mean(row[-1] for row in by_rank):.1f} nats; the largest distance between two ranks' parameters goes "
-            f"from {first:.2f} to {last:.2f}."
+            f"{title.capitalize()}: the ranks' losses fall from about {_mean(v[0] for v in losses):.1f} to about "
+            f"{_mean(v[-1] for v in losses):.1f} nats; the largest difference between two ranks' parameters goes from "
+            f"{distance[0]:.1f} to {distance[-1]:.1f}."
         )
     axes[0, 0].set_ylabel("loss of its shard (nats)")
-    axes[1, 0].set_ylabel("largest distance\nbetween ranks")
+    axes[1, 0].set_ylabel("largest difference\nbetween ranks")
     axes[0, -1].legend(ncols=2, fontsize="small")
     return fig, " ".join(words)
 
@@ -111,7 +111,7 @@ def factor(runs: Mapping[str, Mapping[str, Sequence[float]]]) -> Drawn:
                     linewidth=3 if index == 0 else 1.8)
         lost = next((step for step, loss in enumerate(run["sum"]) if not math.isfinite(loss)), None)
         if lost is not None:
-            ax.text(lost, ax.get_ylim()[1] * 0.5 + ax.get_ylim()[0] * 0.5, f" sum: NaN\n from step {lost}")
+            ax.text(0.95, 0.7, f"sum: NaN\nfrom step {lost}", transform=ax.transAxes, ha="right")
         ax.set(title=title, xlabel="step")
         ends = f"sum is NaN from step {lost}, mean ends at {run['mean'][-1]:.1f}" if lost is not None else (
             f"mean ends at {run['mean'][-1]:.2f}, sum at {run['sum'][-1]:.2f}")
@@ -122,34 +122,64 @@ def factor(runs: Mapping[str, Mapping[str, Sequence[float]]]) -> Drawn:
     return fig, "Loss by step with gradients averaged (mean) and added up (sum) over four ranks. " + " ".join(words)
 
 
-def efficiency(ranks: int, sequences: int, megabytes: float, bandwidth: float, second_per_sequence: float) -> Drawn:
-    """Draw speed-up by number of ranks, from time = compute / N + messages, and mark one number of ranks.
+def efficiency(ranks: int, tokens_a_rank: int, gigabytes_a_second: float, operations_a_second: float) -> Drawn:
+    """Draw efficiency by number of ranks, (computing / N) / (computing / N + messages), and mark one number of ranks.
 
-    sequences: in the global batch, split over the ranks. megabytes: of gradients. bandwidth: gigabytes a second that a
-    rank can send. second_per_sequence: computing time of one sequence. Messages overlap with nothing.
+    A rank computes 6 x parameters x its tokens operations and sends 2 (N-1)/N x 4 x parameters bytes; the parameters
+    cancel. Messages overlap with nothing.
     """
     numbers = [2**power for power in range(11)]
-    numbers = sorted({*(n for n in numbers if n <= sequences), ranks})
 
-    def speed_up(n: int) -> float:
-        compute = sequences * second_per_sequence
-        return compute / (compute / n + 2 * (n - 1) / n * megabytes / 1e3 / bandwidth)
+    def efficient(n: int) -> float:
+        compute = 6 * tokens_a_rank / operations_a_second  # seconds for each parameter, as below
+        return compute / (compute + 2 * (n - 1) / n * 4 / (gigabytes_a_second * 1e9))
 
-    fig, ax = figures.new(width=6.4, height=3.2)
-    ax.plot(numbers, numbers, color="grey", linestyle=":", label="perfect")
-    ax.plot(numbers, [speed_up(n) for n in numbers], marker="o", label="compute / N + messages")
-    ax.plot([ranks], [speed_up(ranks)], marker="D", markersize=10, color=figures.colour(5))
-    reached = speed_up(ranks)
-    ax.annotate(f"{reached:.1f} times\nefficiency {reached / ranks:.0%}", (ranks, reached), (12, -24),
-                textcoords="offset points")
-    ax.set(xscale="log", yscale="log", xlabel="ranks", ylabel="speed-up over one worker", xticks=numbers[::2],
-           xticklabels=[str(n) for n in numbers[::2]])
-    ax.legend(loc="upper left")
+    reached = efficient(ranks)
+    fig, ax = figures.new(width=6.4, height=3)
+    ax.plot(numbers, [efficient(n) for n in numbers], marker="o")
+    ax.plot([ranks], [reached], marker="D", markersize=11, color=figures.colour(5))
+    above = reached < 0.5
+    ax.annotate(f"{ranks} ranks: {reached:.0%}\n{ranks * reached:.1f} times as fast as one", (ranks, reached),
+                (0, 14 if above else -16), textcoords="offset points", ha="center", va="bottom" if above else "top")
+    ax.set(xscale="log", xlabel="ranks", ylabel="efficiency", ylim=(0, 1.05), xlim=(0.7, 1500), xticks=numbers[::2],
+           xticklabels=[f"{n:,}" for n in numbers[::2]])
+    ax.minorticks_off()
     return fig, (
-        f"Speed-up by number of ranks for a batch of {sequences} sequences, {megabytes:,.0f} MB of gradients and "
-        f"{bandwidth:g} GB a second: {ranks} ranks are {reached:.1f} times as fast as one, an efficiency of "
-        f"{reached / ranks:.0%}. The curve leaves the perfect line as messages weigh more than computing."
+        f"Efficiency by number of ranks, where each rank has {tokens_a_rank:,} tokens a step, sends "
+        f"{gigabytes_a_second} GB a second and computes {operations_a_second / 1e12:.0f} million million operations a "
+        f"second. {efficient(2):.0%} with 2 ranks, {efficient(1024):.0%} with 1,024. With {ranks} it is {reached:.0%}, "
+        f"so they are {ranks * reached:.1f} times as fast as one."
     )
+
+
+def clock(trainer: Any, tokens: Any, targets: Any, repeats: int = 5) -> dict[str, float]:
+    """Time, on the ranks, pieces of a step as ratios to one worker with the whole batch (the best of some tries).
+
+    Call it on all ranks, with a trainer that has `net`, `loss_of`, `update`; the ratios mean something on rank 0.
+    """
+    import time
+
+    import torch.distributed as dist
+
+    rank, n = dist.get_rank(), dist.get_world_size()
+    mine, theirs = tokens.tensor_split(n)[rank], targets.tensor_split(n)[rank]
+
+    def best(work: Any, alone: bool) -> float:
+        times = []
+        for _ in range(repeats):
+            dist.barrier()
+            start = time.perf_counter()
+            if rank == 0 or not alone:
+                work()
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    whole = best(lambda: trainer.loss_of(tokens, targets).backward(), alone=True)
+    shard = best(lambda: trainer.loss_of(mine, theirs).backward(), alone=True)
+    together = best(lambda: trainer.loss_of(mine, theirs).backward(), alone=False)
+    step = best(lambda: trainer.update(mine, theirs), alone=False)
+    return {"its shard, alone": shard / whole, f"its shard, {n} ranks at once": together / whole,
+            "a whole step": step / whole}
 
 
 def best_rate(rates: Sequence[float], losses: Sequence[float]) -> float:
@@ -167,34 +197,44 @@ def best_rate(rates: Sequence[float], losses: Sequence[float]) -> float:
 
 
 def rates(losses: Mapping[int, Mapping[float, float]]) -> Drawn:
-    """Draw the loss by learning rate, a curve a batch, with the best rate of each and where two rules point.
+    """Draw the loss by learning rate, a curve a batch; beside it the best rate by batch, and what two rules say.
 
     losses: by batch (sequences), by rate: validation loss in nats after equally many tokens.
     """
-    fig, ax = figures.new(width=6.8, height=3.6)
+    fig, (left, right) = figures.new(1, 2, width=7.6, height=3.4, width_ratios=[1.35, 1])
     batches = sorted(losses)
     best = {}
     for index, batch in enumerate(batches):
         tried = sorted(losses[batch])
         values = [losses[batch][rate] for rate in tried]
         best[batch] = best_rate(tried, values)
-        ax.plot(tried, values, marker="o", color=figures.colour(index), linestyle=figures.LINES[index],
-                label=f"batch {batch}")
-        ax.plot([best[batch]], [min(values)], marker="v", markersize=11, color=figures.colour(index))
-        if index:
-            times = batch / batches[0]
-            for name, rate in (("root", best[batches[0]] * times**0.5), ("linear", best[batches[0]] * times)):
-                ax.annotate(name, (rate, min(values)), (rate, min(values) - 0.13), ha="center", fontsize="small",
-                            color=figures.colour(index), arrowprops={"arrowstyle": "-", "linestyle": ":"})
-    ax.set(xscale="log", xlabel="learning rate (AdamW)", ylabel="validation loss (nats)")
-    ax.legend()
-    found = _listed([f"{best[batch]:.1g} at batch {batch}" for batch in batches])
-    grew = best[batches[-1]] / best[batches[0]]
-    times = batches[-1] / batches[0]
+        style = {"color": figures.colour(index), "linestyle": figures.LINES[index]}
+        left.plot(tried, values, marker="o", label=f"batch {batch}", **style)
+        left.axvline(best[batch], linewidth=1, **style)
+    left.set(xscale="log", xlabel="learning rate (AdamW)", ylabel="validation loss (nats)", xticks=tried,
+             xticklabels=[f"{rate:g}" for rate in tried])
+    left.minorticks_off()
+    left.legend()
+    first = batches[0]
+    for label, power, index in (("linear rule", 1.0, 1), ("root rule", 0.5, 2)):
+        right.plot(batches, [best[first] * (batch / first) ** power for batch in batches], label=label, marker="",
+                   color=figures.colour(index), linestyle=figures.LINES[index])
+    right.plot(batches, [best[batch] for batch in batches], marker="D", label="measured", color="black", linestyle="-")
+    right.set(xscale="log", yscale="log", xlabel="batch (sequences)", ylabel="best learning rate", xticks=batches,
+              xticklabels=[str(batch) for batch in batches])
+    highest = 1.1 * best[first] * batches[-1] / first
+    ticks = [tick for tick in (0.0025, 0.005, 0.01, 0.02, 0.04, 0.08) if tick <= highest]
+    right.set(yticks=ticks, yticklabels=[f"{tick:g}" for tick in ticks])
+    right.minorticks_off()
+    right.legend()
+    times = batches[-1] / first
     return fig, (
-        "Validation loss by learning rate after equally many tokens, one U-shaped curve a batch. The best rate is "
-        f"about {found}: {grew:.0f} times as high for a batch {times:.0f} times as large. The root rule says "
-        f"{times**0.5:.0f} times, the linear rule {times:.0f} times."
+        "Left: validation loss by learning rate after equally many tokens, one U-shaped curve a batch; vertical lines "
+        "mark the lowest points (of parabolas), at about "
+        f"{_listed([f'{best[b]:.1g} for batch {b}' for b in batches])}. Right: these best rates by batch. From batch "
+        f"{first} to {batches[-1]} the best rate grows about "
+        f"{best[batches[-1]] / best[first]:.0f} times, where the root rule says {times**0.5:.0f} and the linear rule "
+        f"{times:.0f} times."
     )
 
 
@@ -226,3 +266,95 @@ def who_reads(shards: Sequence[Sequence[Sequence[int]]], samples: int) -> Drawn:
         for epoch, by_rank in enumerate(shards)
     )
     return fig, f"Which rank reads which of {samples} samples. {rows}. Read twice: {repeated}; never read: {missed}."
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What a learner's function does
+
+NOT_WRITTEN = "Not written yet: put your code into the cell above and run it."
+
+
+def _trial(name: str, case: Any) -> Any:
+    """Run the function once on the ranks; return what they saw, or None, said on the page, if it does not work yet."""
+    from utils import ranks
+    from utils.check.gradients import run_case
+
+    try:
+        return [seen for seen in ranks.call(run_case, name, case) if seen is not None]
+    except ranks.RanksError as error:
+        unwritten = any(state.name in ("NotImplementedError", "KeyError") for state in error.states.values())
+        print(NOT_WRITTEN if unwritten else error)
+        return None
+
+
+def shards(function: Any, samples: int = 18, ranks: int = 4, epochs: int = 3) -> None:
+    """Show which rank reads which sample in each epoch."""
+    try:
+        by_epoch = [[[int(one) for one in function(samples, rank, ranks, epoch)] for rank in range(ranks)]
+                    for epoch in range(epochs)]
+    except NotImplementedError:
+        print(NOT_WRITTEN)
+        return
+    figures.show(*who_reads(by_epoch, samples))
+
+
+def training(name: str = "train_as_one") -> None:
+    """Show the losses of the learner's training on four ranks beside those of one worker."""
+    from utils.check.gradients import RATE, Case, parts_of, truth, vector
+
+    sizes = [(3, 3, 2, 2), (2, 2, 2, 2), (2, 1, 1, 1), (4, 1, 2, 1)] * 3
+    case = Case("train_as_one", "12 steps, shards of unequal sizes and token counts", 4, tuple(sizes), ragged=True)
+    seen = _trial(name, case)
+    if seen is None:
+        return
+    network, pieces, alone = case.network(), case.pieces(), []
+    for step in range(len(sizes)):
+        gradient, loss = truth(parts_of(network, [[row[step]] for row in pieces]))
+        alone.append(loss)
+        _descend(network, gradient, RATE)
+    yours = seen[0].returned if isinstance(seen[0].returned, list) else []
+    ends = [vector(one.tensors) for one in seen]
+    distance = max(float((end - ends[0]).abs().max()) for end in ends)
+    off = float((ends[0] - vector(dict(network.named_parameters()))).abs().max())
+    fig, ax = figures.new(width=6.4, height=2.8)
+    ax.plot(alone, label="one worker", linewidth=4, alpha=0.6)
+    ax.plot(yours, label="your four ranks, as rank 0 returns it", linestyle="--", marker="o", markersize=4)
+    ax.set(xlabel="step", ylabel="loss (nats)")
+    ax.legend()
+    last = f"{yours[-1]:.3f}" if yours else "nothing"
+    figures.show(fig, (
+        f"Loss by step on shards of unequal sizes and token counts. One worker ends at {alone[-1]:.3f}, your four "
+        f"ranks at {last}. Largest distance between two ranks' parameters at the end: {distance:.1g}; between rank 0 "
+        f"and one worker: {'below 0.00001' if off < 1e-5 else f'{off:.1g}'}."
+    ))
+
+
+def _descend(network: Any, gradient: Any, rate: float) -> None:
+    """Take a step of plain gradient descent with one long vector."""
+    import torch
+
+    parameters = list(network.parameters())
+    with torch.no_grad():
+        for parameter, piece in zip(parameters, gradient.split([p.numel() for p in parameters]), strict=True):
+            parameter -= rate * piece.reshape(parameter.shape).to(parameter.dtype)
+
+
+def accumulation(name: str = "accumulate") -> Any:
+    """Tabulate bytes, memory and result of the learner's accumulation for growing numbers of micro-batches."""
+    from utils.check.gradients import Case, parts_of, truth, vector
+    from utils.figures.table import Table
+
+    rows = []
+    for micro in (1, 2, 4, 8):
+        case = Case("accumulate", f"{micro} micro-batches", 4, ((1,) * micro,) * 4, ragged=True)
+        seen = _trial(name, case)
+        if seen is None:
+            return None
+        network = case.network()
+        true, _ = truth(parts_of(network, case.pieces()))
+        distance = float((vector(seen[0].tensors) - true).norm() / true.norm())
+        size = sum(parameter.nbytes for parameter in network.parameters())
+        rows.append([micro, f"{seen[0].sent_except() / size:.2f} times the gradients", seen[0].alive,
+                     "right" if distance < 1e-4 else f"off by {distance:.0%}"])
+    heads = ("micro-batches on each rank", "bytes handed to collectives", "activations held at once, of", "gradient")
+    return Table(heads, rows, "Your accumulation on four ranks, sequences with unequal numbers of target tokens")

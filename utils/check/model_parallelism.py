@@ -185,8 +185,8 @@ def _idle_cases() -> list[tuple[str, list[float], list[float], int]]:
     chance = random.Random(11)
     cases: list[tuple[str, list[float], list[float], int]] = [
         ("whole", [1, 1, 1], [2, 2, 2], 1), ("whole", [1, 1, 1, 1], [2, 2, 2, 2], 1),
-        ("equal", [1, 1, 1], [2, 2, 2], 3), ("equal", [1] * 5, [1] * 5, 16), ("equal", [3], [6], 4),
-        ("uneven", [1, 1, 2], [2, 2, 4], 4), ("uneven", [2, 1, 1], [4, 2, 2], 3), ("uneven", [1, 3, 1], [2, 6, 2], 5),
+        ("equal", [1, 1, 1], [2, 2, 2], 5), ("equal", [1] * 5, [1] * 5, 16), ("equal", [3], [6], 4),
+        ("uneven", [1, 1, 3], [2, 2, 6], 5), ("uneven", [2, 1, 1], [4, 2, 2], 3), ("uneven", [1, 3, 1], [2, 6, 2], 5),
         ("split", [1, 2, 1], [4, 2, 2], 4),
     ]  # fmt: skip
     for _ in range(60):

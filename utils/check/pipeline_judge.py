@@ -208,9 +208,8 @@ def explain_stop(case: Case, by_part: Sequence[Seen], done: Sequence[Case], erro
     """Explain a trial that raised or hung."""
     raised = {rank: state for rank, state in error.states.items() if state.status == "raised" and rank in case.chain}
     own = error.cause == "raised" and raised
-    what = "error" if own else "deadlock"
     if not case.in_order and any(len(c.chain) == len(case.chain) for c in done):
-        return what, _why_wrong(case, by_part, set(), done)
+        return "messages", _why_wrong(case, by_part, set(), done)
     if finding := _misfit(case, by_part):
         return finding
     if own:
@@ -264,15 +263,24 @@ def _why_stuck(case: Case, by_part: Sequence[Seen]) -> str:
                 "when the other side receives: use isend, and wait for it at the end."
             )
     for place, (op, peer, _) in last.items():
-        if op == "recv" and peer in case.chain and by_part[case.chain.index(peer)].finished:
-            what = "a gradient" if place + 1 < len(case.chain) and peer == case.chain[place + 1] else "activations"
+        if op != "recv" or peer not in case.chain:
+            continue
+        rank, sender = case.chain[place], case.chain.index(peer)
+        gone_on = by_part[sender].finished or last.get(sender, ("",))[0].startswith("allreduce")
+        if gone_on and _count(by_part[sender].messages(), rank) < _count(by_part[place].messages("recv"), peer):
+            what = "a gradient" if sender == place + 1 else "activations"
             return (
-                f"{case}: rank {case.chain[place]} waits for {what} from rank {peer}, which is done and never sends "
-                "them. Every receive needs its send."
+                f"{case}: rank {rank} waits for {what} from rank {peer}, which has gone on and never sends them. Every "
+                "receive needs its send."
             )
+    for place, (op, *_) in last.items():
         if op.startswith("allreduce"):
             return (
                 f"{case}: rank {case.chain[place]} waits in the sum of the tied weight; both ends of the chain must "
-                "join it."
+                "join it, and equally often."
             )
     return f"{case}: the ranks wait for each other for ever. Write down by rank, in order, who sends and who receives."
+
+
+def _count(messages: Sequence[tuple[int, int]], peer: int) -> int:
+    return sum(other == peer for other, _ in messages)

@@ -170,7 +170,7 @@ def compare_all(case: Case, part: Any, value: Any, seen: Seen) -> None:
     right = {name: parameter.grad for name, parameter in whole.named_parameters()}
     alone = gradients_apart(case)
     for name, parameter in part.named_parameters():
-        expected = right[model.tied_partner(name) or name]
+        expected = right[model.whole_name(name, part.config)]
         seen.gradients[name] = compare(parameter.grad, expected, alone[name] if len(case.chain) > 1 else None)
     number = value.item() if hasattr(value, "item") and value.numel() == 1 else value
     if value is None:

@@ -152,6 +152,9 @@ WRONG = {
     "a shard is missing": (
         change(right.SHARDED, ("return self.pieces(self.grad)", "return self.pieces(self.grad) if rank != 2 else {}")),
         (), "class", "class", "a rank's shard is missing|no rank returned"),
+    "a rank's rows are missing": (
+        change(right.FSDP, ("return self.grads", "return self.grads if rank != 2 else {}")),
+        (), "class", "class", "leave gaps"),
 }
 
 

@@ -1,5 +1,7 @@
 """A slider in a real JupyterLab: keyboard, redrawing, names, and what is shown without the static paragraph."""
 import nbformat.v4 as v4
+import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 from tests.browser.lab import Lab
@@ -41,3 +43,15 @@ def test_arrow_keys_redraw_and_stay_in_the_slider(lab: Lab) -> None:
     expect(words).to_have_text("3 bars of height 5.33333: the share of each rank.")
     assert image.evaluate("i => i.complete && i.naturalWidth > 0")
     assert notebook.problems == []
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_no_accessibility_rule_is_broken(lab: Lab, theme: str, tmp_path) -> None:
+    notebook = lab.open(v4.new_notebook(cells=[v4.new_code_cell(CODE)]))
+    notebook.theme(theme)
+    notebook.run_all()
+    expect(notebook.panel.locator(".explorer img")).to_be_visible()
+    found = Axe().run(notebook.page, context=".explorer").response["violations"]
+    assert [rule["id"] for rule in found] == []
+    if theme == "dark":  # the picture keeps its light ground
+        notebook.panel.locator(".explorer").screenshot(path="/tmp/core/slider.png")

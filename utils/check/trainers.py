@@ -57,7 +57,7 @@ def build(name: str, config: Config, seeds: list[int], optimizer: str) -> Report
     forget()
     seed = seeds[names["rank"]]
     torch.manual_seed(seed)
-    _Running.trainer = kind(config, seed, optimizer)
+    _Running.trainer = names[name](config, seed, optimizer)
     return _report(None, gradients=False)
 
 

@@ -137,7 +137,7 @@ class Progress:
 
 def _looked_at() -> bool:
     """Tell whether this is a cell of a notebook that is open in a browser: JupyterLab says which cell it runs."""
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    shell: Any = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     try:
         return bool(shell.kernel.get_parent("shell")["metadata"]["cellId"])
     except (AttributeError, KeyError, TypeError):

@@ -9,7 +9,8 @@ function slider(control, moved) {
   Object.assign(input, { type: "range", min: 0, max: control.values.length - 1, step: 1, value: control.index });
   input.setAttribute("data-lm-suppress-shortcuts", "true");
   input.setAttribute("aria-label", control.label);
-  const value = document.createElement("output");
+  const value = document.createElement("span");
+  value.setAttribute("aria-hidden", "true"); // the slider itself says its value
   const say = () => {
     value.textContent = control.values[input.value];
     input.setAttribute("aria-valuetext", control.values[input.value]);

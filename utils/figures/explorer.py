@@ -22,8 +22,8 @@ class Explorer(anywidget.AnyWidget):
 
     _esm = (HERE / "explorer.js").read_text("utf-8")
     _css = (HERE / "explorer.css").read_text("utf-8")
-    controls = traitlets.List().tag(sync=True)
-    indices = traitlets.List().tag(sync=True)
+    controls: traitlets.List[Any] = traitlets.List().tag(sync=True)
+    indices: traitlets.List[int] = traitlets.List().tag(sync=True)
     png = traitlets.Bytes().tag(sync=True)
     width = traitlets.Int().tag(sync=True)
     description = traitlets.Unicode().tag(sync=True)

@@ -56,10 +56,12 @@ TRAIN: Wrong = {
     "forgotten broadcast": (swap((BROADCAST, "")), "result", "began with different parameters"),
     "no synchronisation": (swap(("                dist.all_reduce(p.grad)\n", "")), "messages", "never travel"),
     "sum instead of mean": (swap(LOCAL_MEAN), "result", "You add up the ranks' means"),
-    "mean of means, right only for even shards": (swap(LOCAL_MEAN, AVERAGED, LOSS), "result", "average the ranks' means"),
+    "mean of means, right only for even shards": (
+        swap(LOCAL_MEAN, AVERAGED, LOSS), "result", "average the ranks' means",
+    ),
     "weighed by sequences": (
         swap((SUMMED, "model.loss(net(tokens), targets) * len(tokens) / sequences"),
-             ("        dist.all_reduce(count)", "        sequences = torch.tensor(len(tokens)); dist.all_reduce(sequences)")),
+             ("dist.all_reduce(count)", "dist.all_reduce(sequences := torch.tensor(len(tokens)))")),
         "result", "weigh each rank by its number of sequences",
     ),
     "right only for 4 ranks": (swap(AVERAGED, LOSS, (SUMMED, SUMMED + " * 4")), "result", "right only on 4 ranks"),
@@ -80,13 +82,13 @@ TRAIN: Wrong = {
         swap(("[p for p in net.parameters() if p.requires_grad]", "list(net.parameters())")), "error", "None",
     ),
     "frozen parameters not shared": (
-        swap(("    for p in net.parameters():\n        dist.broadcast", "    for p in trained:\n        dist.broadcast")),
+        swap((BROADCAST, BROADCAST.replace("net.parameters()", "trained"))),
         "result", "was every parameter shared",
     ),
     "each rank's own loss": (swap(("        dist.all_reduce(total)\n", "")), "result", "that of its own shard"),
     "parameters broadcast in every step": (
-        swap(("        net.zero_grad()", "        for p in net.parameters():\n            dist.broadcast(p.data, src=0)\n"
-              "        net.zero_grad()")),
+        swap(("        net.zero_grad()", "        for p in net.parameters():\n"
+              "            dist.broadcast(p.data, src=0)\n        net.zero_grad()")),
         "bytes", "broadcast more than once",
     ),
     "twice the messages": (
@@ -116,7 +118,8 @@ SHARD: Wrong = {
         "read twice: this fills up",
     ),
     "the rest is dropped": (
-        swap((DEAL, "order[: samples // world_size * world_size][rank::world_size]")), "result", "does not divide evenly",
+        swap((DEAL, "order[: samples // world_size * world_size][rank::world_size]")),
+        "result", "does not divide evenly",
     ),
     "right only for 4 ranks": (swap((DEAL, "order[rank::4]")), "result", "number of ranks written into your code"),
     "the last rank takes the rest": (
@@ -154,7 +157,8 @@ ACCUMULATE: Wrong = {
               "        net.zero_grad()\n"),
              (BACK, BACK + "        for p, s in zip(net.parameters(), sums):\n"
                            "            dist.all_reduce(p.grad)\n            s += p.grad\n"),
-             (SYNC + DIVIDE, "        pass\n    for p, s in zip(net.parameters(), sums):\n        p.grad = s / totals[1]\n")),
+             (SYNC + DIVIDE, "        pass\n    for p, s in zip(net.parameters(), sums):\n"
+                             "        p.grad = s / totals[1]\n")),
         "bytes", "synchronised after every micro-batch",
     ),
     "synchronises what is synchronised": (
@@ -167,10 +171,12 @@ ACCUMULATE: Wrong = {
         "average the means of micro-batches",
     ),
     "forgotten number of micro-batches": (
-        swap(MEANS, WEIGHED, (DIVIDE, "        p.grad /= world_size\n")), "result", "add up the means of the micro-batches",
+        swap(MEANS, WEIGHED, (DIVIDE, "        p.grad /= world_size\n")),
+        "result", "add up the means of the micro-batches",
     ),
     "sum over ranks of each rank's mean": (
-        swap(MEANS, WEIGHED, (DIVIDE, "        p.grad /= len(micro_batches)\n")), "result", "You add up the ranks' means",
+        swap(MEANS, WEIGHED, (DIVIDE, "        p.grad /= len(micro_batches)\n")),
+        "result", "You add up the ranks' means",
     ),
     "clears in the loop": (swap(("        loss = ", "        net.zero_grad()\n        loss = "),), "result",
                            "cleared inside the loop"),
@@ -185,7 +191,8 @@ ACCUMULATE: Wrong = {
     ),
     "one backward for all": (
         swap((BACK, "        losses.append(loss)\n"), ("    totals = ", "    losses = []\n    totals = "),
-             ("    dist.all_reduce(totals)\n", "    if losses:\n        sum(losses).backward()\n    dist.all_reduce(totals)\n")),
+             ("    dist.all_reduce(totals)\n",
+              "    if losses:\n        sum(losses).backward()\n    dist.all_reduce(totals)\n")),
         "memory", "held at once",
     ),
     "the loss of its own micro-batches": (
@@ -195,16 +202,16 @@ ACCUMULATE: Wrong = {
     ),
 }  # fmt: skip
 
-WRONG = [(name, mistake, *answer) for name, answers in
-         (("train_as_one", TRAIN), ("epoch_shard", SHARD), ("accumulate", ACCUMULATE))
-         for mistake, answer in answers.items()]  # fmt: skip
+ANSWERS = {"train_as_one": TRAIN, "epoch_shard": SHARD, "accumulate": ACCUMULATE}
+WRONG = [(name, *answer) for name, answers in ANSWERS.items() for answer in answers.values()]
+TITLES = [f"{name}: {mistake}" for name, answers in ANSWERS.items() for mistake in answers]
 
 
-@pytest.mark.parametrize(("name", "mistake", "wrong", "what", "hint"), WRONG, ids=[f"{w[0]}: {w[1]}" for w in WRONG])
-def test_a_wrong_answer_gets_its_own_hint(name, mistake, wrong, what, hint):
+@pytest.mark.parametrize(("name", "wrong", "what", "hint"), WRONG, ids=TITLES)
+def test_a_wrong_answer_gets_its_own_hint(name, wrong, what, hint):
     SIDES.wrong_is_not_yet(name, wrong, what, hint)
 
 
-@pytest.mark.parametrize(("name", "answers"), [("train_as_one", TRAIN), ("epoch_shard", SHARD), ("accumulate", ACCUMULATE)])
-def test_there_are_enough_wrong_answers(name, answers):
-    SIDES.enough_wrong_answers(name, [hint for _, _, hint in answers.values()])
+@pytest.mark.parametrize("name", EXERCISES)
+def test_there_are_enough_wrong_answers(name):
+    SIDES.enough_wrong_answers(name, [hint for _, _, hint in ANSWERS[name].values()])

@@ -81,7 +81,7 @@ def apart(by_rank: Sequence[Mapping[str, tuple[Sequence[float], Sequence[float]]
             above.plot(values, color=figures.colour(rank), linestyle=figures.LINES[rank % 4], label=f"rank {rank}")
         below.plot(distance, color="black", linestyle="-")
         above.set(title=title)
-        below.set(xlabel="step", ylim=(0, None))
+        below.set(xlabel="step")
         words.append(
             f"{title.capitalize()}: the ranks' losses fall from about {_mean(v[0] for v in losses):.1f} to about "
             f"{_mean(v[-1] for v in losses):.1f} nats; the largest difference between two ranks' parameters goes from "
@@ -89,6 +89,7 @@ def apart(by_rank: Sequence[Mapping[str, tuple[Sequence[float], Sequence[float]]
         )
     axes[0, 0].set_ylabel("loss of its shard (nats)")
     axes[1, 0].set_ylabel("largest difference\nbetween ranks")
+    axes[1, 0].set_ylim(0, 1.05 * max(max(run[1]) for run in by_rank[0].values()))
     axes[0, -1].legend(ncols=2, fontsize="small")
     return fig, " ".join(words)
 
@@ -113,11 +114,11 @@ def factor(runs: Mapping[str, Mapping[str, Sequence[float]]]) -> Drawn:
         if lost is not None:
             ax.text(0.95, 0.7, f"sum: NaN\nfrom step {lost}", transform=ax.transAxes, ha="right")
         ax.set(title=title, xlabel="step")
-        ends = f"sum is NaN from step {lost}, mean ends at {run['mean'][-1]:.1f}" if lost is not None else (
-            f"mean ends at {run['mean'][-1]:.2f}, sum at {run['sum'][-1]:.2f}")
+        last = {name: "NaN" if not math.isfinite(losses[-1]) else f"{losses[-1]:.1f}" for name, losses in run.items()}
+        ends = f"mean ends at {last['mean']}, sum at {last['sum']}"
         words.append(f"{title}: {ends}.")
     axes[0].set_ylabel("loss (nats)")
-    axes[0].set_ylim(2.2, 5.2)
+    axes[0].set_ylim(2.7, 5.2)
     axes[0].legend()
     return fig, "Loss by step with gradients averaged (mean) and added up (sum) over four ranks. " + " ".join(words)
 

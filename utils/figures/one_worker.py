@@ -158,7 +158,7 @@ def needs(kinds: Mapping[str, float], devices: Sequence[float] = (), title: str 
 
 def duration(seconds: float) -> str:
     """Write a time in the unit a person would choose, with two digits."""
-    for unit, size in (("years", 365 * DAY), ("days", DAY), ("hours", 3600.0)):
+    for unit, size in (("years", 365 * DAY), ("days", DAY), ("hours", 3600.0), ("minutes", 60.0)):
         if seconds >= 2 * size:
             number = seconds / size
             return f"{number:,.0f} {unit}" if number >= 10 else f"{number:.1f} {unit}"

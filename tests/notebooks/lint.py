@@ -16,7 +16,7 @@ from nbformat import NotebookNode
 
 from utils.publish import notebooks_in, read
 
-MAGIC = re.compile(r"^%%ranks\b.*")
+MAGIC = re.compile(r"^%%(?:ranks|drawn)\b.*")  # %%drawn is %%ranks with a picture (lesson on collectives)
 IN_EVERY_RANK = ("torch", "dist", "rank", "world_size", "device")
 
 

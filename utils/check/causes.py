@@ -86,7 +86,8 @@ def _constant(scene: Scene, off: Sequence[Difference]) -> Cause | None:
         return "sign", "Every gradient has the wrong sign."
     n, size, counted = scene.ranks, len(scene.tokens), int((scene.targets != -100).sum())
     head = f"Every gradient is {_times(c)}"
-    if near(c, n):
+    parts = any(not set(held) & set(scene.gradients[0]) for held in scene.gradients[1:])  # ranks hold no copies
+    if near(c, n) and not parts:
         return "sum", (f"{head}: that is the number of ranks. The gradients of the ranks were added up; the loss is a "
                        "mean, so divide by the number of ranks (or weigh each rank by its share of the tokens). AdamW "
                        "and clipping forgive such a factor, and hide it.")

@@ -29,11 +29,11 @@ def details(summary: str, body: str) -> str:
     return f"<details><summary>{summary}</summary>\n{body}\n</details>"
 
 
-def item_html(item: Item, place: str = "") -> str:
-    """Return an item as HTML; `place` is text such as "Practice 1 of 5"."""
+def item_html(item: Item, place: str = "", live: bool = False) -> str:
+    """Return an item as HTML; `place` is text such as "Practice 1 of 5"; `live` typesets mathematics as MathML."""
     head = " · ".join(part for part in (place, KINDS[item.type], item.label) if part)
-    parts = [f"<p><strong>{escape(head)}</strong></p>", to_html(item["prompt"])]
-    parts += _BODIES[item.type](item)
+    parts = [f"<p><strong>{escape(head)}</strong></p>", to_html(item["prompt"], live)]
+    parts += _BODIES[item.type](item, live)
     return calm("<div>\n" + "\n".join(parts) + "\n</div>")
 
 
@@ -45,59 +45,67 @@ def item_text(item: Item, place: str = "") -> str:
     return "\n".join(lines)
 
 
-def _options(item: Item) -> list[str]:
+def _options(item: Item, live: bool = False) -> list[str]:
     rows = []
     for option in item["options"]:
         verdict = "Right." if option.get("correct") else "Not right."
-        fold = details(inline(option["text"]), f"<p><strong>{verdict}</strong></p>\n{to_html(option['why'])}")
+        fold = details(
+            inline(option["text"], live), f"<p><strong>{verdict}</strong></p>\n{to_html(option['why'], live)}"
+        )
         rows.append(f"<li>{fold}</li>")
     return ["<p>Choose, then open your answer:</p>", "<ul>\n" + "\n".join(rows) + "\n</ul>"]
 
 
-def _choice(item: Item) -> list[str]:
-    parts = _options(item)
+def _choice(item: Item, live: bool = False) -> list[str]:
+    parts = _options(item, live)
     if "explanation" in item.raw:
-        parts.append(details("Explanation", to_html(item["explanation"])))
+        parts.append(details("Explanation", to_html(item["explanation"], live)))
     return parts
 
 
 def number_text(answer: dict[str, Any], value: float | None = None) -> str:
     """Return a right answer, or another value in its unit, as text: "1200 MB"."""
-    return f"{answer['value'] if value is None else value:g} {answer.get('unit', '')}".strip()
+    found = answer["value"] if value is None else value
+    shown = f"{found:.0f}" if found == round(found) and abs(found) < 1e15 else f"{found:.6g}"
+    return f"{shown} {answer.get('unit', '')}".strip()
 
 
-def _number(answer: dict[str, Any]) -> str:
+def _number(answer: dict[str, Any], live: bool = False) -> str:
     rows = [f"<p><strong>{escape(number_text(answer))}</strong></p>"]
-    wrong = [f"<li>{escape(number_text(answer, c['value']))}: {inline(c['why'])}</li>" for c in answer.get("catch", [])]
+    wrong = [
+        f"<li>{escape(number_text(answer, c['value']))}: {inline(c['why'], live)}</li>" for c in answer.get("catch", [])
+    ]
     if wrong:
         rows.append("<p>Wrong numbers and where they come from:</p>\n<ul>\n" + "\n".join(wrong) + "\n</ul>")
     return "\n".join(rows)
 
 
-def _numeric(item: Item) -> list[str]:
-    return _hints(item) + [details("Answer", _number(item["answer"]) + "\n" + to_html(item["explanation"]))]
+def _numeric(item: Item, live: bool = False) -> list[str]:
+    return _hints(item, live) + [
+        details("Answer", _number(item["answer"], live) + "\n" + to_html(item["explanation"], live))
+    ]
 
 
-def _hints(item: Item) -> list[str]:
+def _hints(item: Item, live: bool = False) -> list[str]:
     hints = item.get("hints", [])
-    return [details("Hint" if len(hints) == 1 else f"Hint {n}", to_html(hint)) for n, hint in enumerate(hints, 1)]
+    return [details("Hint" if len(hints) == 1 else f"Hint {n}", to_html(hint, live)) for n, hint in enumerate(hints, 1)]
 
 
-def concept_list(item: Item) -> str:
+def concept_list(item: Item, live: bool = False) -> str:
     """Return the concepts of an open question as an HTML list."""
     rows = []
     for concept in item["concepts"]:
-        detail = f": {inline(concept['detail'])}" if "detail" in concept else ""
-        rows.append(f"<li>{inline(concept['label'])}{detail}</li>")
+        detail = f": {inline(concept['detail'], live)}" if "detail" in concept else ""
+        rows.append(f"<li>{inline(concept['label'], live)}{detail}</li>")
     return "<ul>\n" + "\n".join(rows) + "\n</ul>"
 
 
-def _open(item: Item) -> list[str]:
-    body = "<p>Which of these are in your answer?</p>\n" + concept_list(item)
+def _open(item: Item, live: bool = False) -> list[str]:
+    body = "<p>Which of these are in your answer?</p>\n" + concept_list(item, live)
     return (
         ["<p>Write your answer first.</p>"]
-        + _hints(item)
-        + [details("Concepts to check", body), details("Model answer", to_html(item["model_answer"]))]
+        + _hints(item, live)
+        + [details("Concepts to check", body), details("Model answer", to_html(item["model_answer"], live))]
     )
 
 
@@ -117,35 +125,37 @@ def mistakes_html(item: Item, live: bool = False) -> str:
     return "<ul>\n" + "\n".join(rows) + "\n</ul>"
 
 
-def _problem(item: Item) -> list[str]:
-    parts = _options(item) if "options" in item.raw else []
-    parts += _hints(item)
-    answer = to_html(item["final_answer"]) + ("\n" + _number(item["answer"]) if "answer" in item.raw else "")
+def _problem(item: Item, live: bool = False) -> list[str]:
+    parts = _options(item, live) if "options" in item.raw else []
+    parts += _hints(item, live)
+    answer = to_html(item["final_answer"], live) + (
+        "\n" + _number(item["answer"], live) if "answer" in item.raw else ""
+    )
     return parts + [
-        details("Solution in steps", steps_html(item)),
+        details("Solution in steps", steps_html(item, live)),
         details("Final answer", answer),
-        details("Quick check", to_html(item["quick_check"])),
-        details("Common mistakes", mistakes_html(item)),
+        details("Quick check", to_html(item["quick_check"], live)),
+        details("Common mistakes", mistakes_html(item, live)),
     ]
 
 
-def _flashcard(item: Item) -> list[str]:
-    return [details("Answer", to_html(item["answer"]))]
+def _flashcard(item: Item, live: bool = False) -> list[str]:
+    return [details("Answer", to_html(item["answer"], live))]
 
 
-def _predict(item: Item) -> list[str]:
+def _predict(item: Item, live: bool = False) -> list[str]:
     parts = [f"<pre><code>{escape(item['code'].rstrip())}</code></pre>"] if "code" in item.raw else []
     if "options" in item.raw:
-        parts.append("<ul>\n" + "\n".join(f"<li>{inline(o['text'])}</li>" for o in item["options"]) + "\n</ul>")
+        parts.append("<ul>\n" + "\n".join(f"<li>{inline(o['text'], live)}</li>" for o in item["options"]) + "\n</ul>")
     return parts + ["<p>Decide first. The next cell shows what happens.</p>"]
 
 
-def _code(item: Item) -> list[str]:
+def _code(item: Item, live: bool = False) -> list[str]:
     where = f"exercises/..._{item['lesson']}.ipynb"
     parts = [f"<p>In <code>{escape(where)}</code>, checked by <code>check.{escape(item['check'])}</code>.</p>"]
     if "starter" in item.raw:
         parts.append(f"<pre><code>{escape(item['starter'].rstrip())}</code></pre>")
-    return parts + _hints(item)
+    return parts + _hints(item, live)
 
 
 _BODIES = {

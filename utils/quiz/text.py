@@ -26,7 +26,12 @@ _ACTIVE = re.compile(r"\\(?:href|style|class|cssId|require|data|unicode|def|let|
 
 def to_html(markdown: str, live: bool = False) -> str:
     """Render Markdown as block HTML; `live=True` typesets mathematics as MathML."""
-    return calm(str(_renderer(live)(textwrap.dedent(markdown).strip())).strip())
+    return calm(str(_renderer("mathml" if live else "$")(textwrap.dedent(markdown).strip())).strip())
+
+
+def to_tex_html(markdown: str) -> str:
+    """Render Markdown as block HTML with mathematics as `\\(...\\)`, as Anki and Moodle want it."""
+    return calm(str(_renderer("tex")(textwrap.dedent(markdown).strip())).strip())
 
 
 def calm(rendered: str) -> str:
@@ -60,8 +65,8 @@ def escape(value: Any) -> str:
     return html.escape(str(value), quote=True)
 
 
-@lru_cache(maxsize=2)
-def _renderer(live: bool) -> Any:
+@lru_cache(maxsize=3)
+def _renderer(mode: str) -> Any:
     import mistune
 
     class Renderer(mistune.HTMLRenderer):
@@ -82,10 +87,14 @@ def _renderer(live: bool) -> Any:
             return f"<pre><code>{escape(code.rstrip())}</code></pre>\n"
 
         def inline_math(self, text: str) -> str:
-            return mathml(text) if live else f"${escape(text)}$"
+            if mode == "mathml":
+                return mathml(text)
+            return f"\\({escape(text)}\\)" if mode == "tex" else f"${escape(text)}$"
 
         def block_math(self, text: str) -> str:
-            return f"<p>{mathml(text, block=True)}</p>\n" if live else f"<p>$${escape(text)}$$</p>\n"
+            if mode == "mathml":
+                return f"<p>{mathml(text, block=True)}</p>\n"
+            return f"<p>\\[{escape(text)}\\]</p>\n" if mode == "tex" else f"<p>$${escape(text)}$$</p>\n"
 
     return mistune.create_markdown(renderer=Renderer(escape=True), plugins=["math", "table"])
 

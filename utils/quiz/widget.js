@@ -93,7 +93,7 @@ const DRAW = {
   },
 
   line(block, changed) {
-    const input = control("input", { type: "text", inputmode: "text", autocomplete: "off", spellcheck: "false", maxlength: 120 });
+    const input = control("input", { type: "text", autocomplete: "off", spellcheck: "false", maxlength: 120 });
     input.value = block.value || "";
     input.addEventListener("input", changed);
     const row = make("span", { class: "omw-row" }, input, block.unit ? make("span", { "aria-hidden": "true" }, block.unit) : "");
@@ -153,7 +153,6 @@ const DRAW = {
           button.addEventListener("keydown", (event) => event.repeat && event.key === "Enter" && event.preventDefault());
           node.append(button);
         }
-        button.type = wanted.primary ? "submit" : "button";
         button.value = wanted.do;
         button.className = wanted.primary ? "omw-primary" : "";
         button.textContent = wanted.label;
@@ -259,12 +258,14 @@ function render({ model, el }) {
     turn = view.turn;
   };
 
-  body.addEventListener("submit", (event) => {
+  body.addEventListener("submit", (event) => event.preventDefault());
+  // Enter in a line, a radio or a checkbox presses the first button; the browser's own way of doing so is lost in JupyterLab
+  body.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || event.target.localName !== "input" || event.target.type === "file") return;
     event.preventDefault();
     const primary = body.querySelector("button.omw-primary");
-    if (primary && !event.submitter) act(primary.value);
+    if (primary && !event.repeat) act(primary.value);
   });
-  // Enter in a line or a radio submits; the click that the browser makes of it is the button's own
   const onView = () => draw(null);
   const onMessage = (message) => {
     if (!message || typeof message.download !== "string") return;

@@ -14,6 +14,7 @@ import functools
 import hashlib
 import inspect
 import math
+import sys
 import types
 import warnings
 from collections.abc import Iterable
@@ -240,6 +241,8 @@ def text() -> str:
     About 1.34 million characters of 100 symbols; the same in every process, since only what `import torch` brings is
     read. Costs a tenth of a second, so nothing is kept on disk.
     """
+    if sys.flags.optimize > 1:
+        raise RuntimeError("this Python runs with -OO, which strips docstrings; the text is made of them")
     found: dict[str, None] = {}  # a dictionary keeps the order and drops what repeats
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # some names only exist to say that they are deprecated
@@ -257,6 +260,8 @@ def _is_documentation_of_torch(thing: object) -> bool:
     home, doc = getattr(thing, "__module__", None) or "torch", getattr(thing, "__doc__", None)
     if not isinstance(doc, str) or isinstance(thing, types.ModuleType) or not home.startswith("torch"):
         return False
+    if doc == type(thing).__doc__:  # a number or None explains itself by its class, in words of Python's version
+        return False
     generated = isinstance(thing, type) and home.startswith("torch._C") or "self: " in doc[:200] or "arg0" in doc
     return not generated
 
@@ -264,7 +269,13 @@ def _is_documentation_of_torch(thing: object) -> bool:
 @functools.cache
 def symbols() -> tuple[str, ...]:
     """List the symbols of the text in order: the index of a symbol is its token."""
-    return tuple(sorted(set(text())))
+    found = tuple(sorted(set(text())))
+    if len(found) > SMALL.vocab:
+        raise RuntimeError(
+            f"the docstrings of torch {torch.__version__} have {len(found)} symbols, the model has {SMALL.vocab}: "
+            "install the version that requirements.txt names"
+        )
+    return found
 
 
 def encode(words: str) -> Tensor:

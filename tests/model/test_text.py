@@ -8,7 +8,7 @@ import torch
 
 from utils import model
 
-HASH = "9333feb69990b6704bbbdc9d96a84962d1ec6f588871fed93d1239ec8d2894ba"
+HASH = "272d43a3fd35ef476dfefa20bffe028662bf4590740b12886b39da9e3bccfe77"
 
 
 def sha(words):
@@ -16,7 +16,7 @@ def sha(words):
 
 
 def test_the_text_of_the_pinned_torch():
-    assert len(model.text()) == 1_343_106
+    assert len(model.text()) == 1_341_653
     assert len(model.symbols()) == 100 == model.SMALL.vocab
     assert sha(model.text()) == HASH
 
@@ -27,6 +27,18 @@ def test_the_text_is_the_same_whatever_was_imported():
               "from utils import model; print(hashlib.sha256(model.text().encode()).hexdigest())")
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == HASH
+
+
+def test_python_without_docstrings_is_told():
+    source = "from utils import model; model.text()"
+    done = subprocess.run([sys.executable, "-OO", "-c", source], capture_output=True, text=True, timeout=120)
+    assert "runs with -OO" in done.stderr
+
+
+def test_another_torch_is_told(monkeypatch):
+    monkeypatch.setattr(model, "text", lambda: "".join(map(chr, range(32, 140))))
+    with pytest.raises(RuntimeError, match="have 108 symbols, the model has 100"):
+        model.symbols.__wrapped__()
 
 
 def test_encode_and_decode():

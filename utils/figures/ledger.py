@@ -22,10 +22,10 @@ def _panel(ax: Axes, rows: list[Row], unit: str) -> None:
                 ax.text(0, place + shift, " not counted", va="center", fontsize=8)
                 continue
             ax.barh(place + shift, each(value), 0.36, color=figures.colour(kind), edgecolor="white",
-                    hatch=figures.pattern(kind), label=("predicted", "counted")[kind] if not place else None)
+                    hatch=figures.pattern(kind))
             ax.text(each(value), place + shift, f" {amount(each(value), unit)}", va="center", fontsize=8)
     ax.set_yticks(range(len(rows)), [row.name for row in rows])
-    ax.invert_yaxis()
+    ax.set_ylim(len(rows) - 0.45, -0.55)
     ax.set_xlim(0, greatest * 1.25)
     ax.grid(axis="y", visible=False)
     ax.set_xlabel("bytes (by rank: the mean)" if unit == "bytes" else unit)
@@ -37,14 +37,18 @@ def draw(book: Ledger) -> tuple[Figure, str]:
     """Draw all rows; where values are by rank, their mean. Returns the figure and its description."""
     if not len(book):
         raise ValueError("this ledger has no rows yet: write some with book.row(name, formula, predicted, counted)")
+    from matplotlib.patches import Patch
+
     units = list(dict.fromkeys(row.unit for row in book))
     by_unit = {unit: [row for row in book if row.unit == unit] for unit in units}
     heights = [len(rows) for rows in by_unit.values()]
-    fig, axes = figures.new(len(units), 1, height=0.9 * sum(heights) + 0.9 * len(units), squeeze=False,
+    fig, axes = figures.new(len(units), 1, height=0.55 * sum(heights) + 0.8 * len(units), squeeze=False,
                             gridspec_kw={"height_ratios": heights})
     for ax, (unit, rows) in zip(axes[:, 0], by_unit.items(), strict=True):
         _panel(ax, rows, unit)
-    axes[0, 0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
+    keys = [Patch(facecolor=figures.colour(kind), hatch=figures.pattern(kind), edgecolor="white", label=label)
+            for kind, label in enumerate(("predicted", "counted"))]
+    axes[0, 0].legend(handles=keys, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
     return fig, describe(book)
 
 
@@ -54,5 +58,6 @@ def describe(book: Ledger) -> str:
     for row in book:
         name, _, predicted, counted, ratio = row.texts()
         tail = f", ratio {ratio}" if ratio else ""
-        lines.append(f"{name}: predicted {predicted}, counted {counted}{tail}.")
+        found = counted if row.counted is None else f"counted {counted}"
+        lines.append(f"{name}: predicted {predicted}, {found}{tail}.")
     return " ".join([f"Predicted and counted, {len(lines)} row{'s' * (len(lines) != 1)}.", *lines])

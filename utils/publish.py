@@ -334,11 +334,14 @@ def stale() -> list[str]:
             found.append(f"{path}: not in its clean form; run python -m utils.publish execute {path}")
     for path in notebooks_in("solutions"):
         target = ROOT / "exercises" / path.name
-        wanted = nbformat.writes(exercise_of(read(path), str(path))).rstrip("\n") + "\n"
+        try:
+            wanted = nbformat.writes(exercise_of(read(path), str(path))).rstrip("\n") + "\n"
+        except PublishError as error:
+            found.append(str(error))
+            continue
         if not target.exists() or target.read_text("utf-8") != wanted:
-            found.append(
-                f"exercises/{path.name}: not what its solution makes; run python -m utils.publish exercises {path}"
-            )
+            command = f"python -m utils.publish exercises {path}"
+            found.append(f"exercises/{path.name}: not what its solution makes; run {command}")
     sources = {path.name for path in notebooks_in("solutions")}
     found += [f"{p}: has no solution; run git rm {p}" for p in notebooks_in("exercises") if p.name not in sources]
     return found

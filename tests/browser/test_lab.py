@@ -4,6 +4,8 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from tests.browser import lab as harness
+
 
 def made(*sources: str) -> nbformat.NotebookNode:
     """Return a notebook of code cells under a heading."""
@@ -51,3 +53,10 @@ def test_dark_theme_and_pictures(lab, tmp_path):
     notebook.run_all()
     notebook.theme("dark")
     assert len(notebook.screenshots(tmp_path)) >= 3
+
+
+def test_without_a_browser_it_says_how_to_get_one(monkeypatch):
+    monkeypatch.setattr(harness.shutil, "which", lambda name: None)
+    monkeypatch.setattr(harness, "CHROMIUM_PATHS", ())
+    with pytest.raises(RuntimeError, match="apt-get install chromium"):
+        harness.find_chromium()

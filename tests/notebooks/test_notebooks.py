@@ -20,7 +20,7 @@ def test_it_keeps_the_rules(path):
 
 @each_notebook
 def test_its_cells_on_the_ranks_are_clean(path):
-    assert lint(publish.read(path), path.name) == ""
+    assert lint(publish.read(path), f"{path.parent.name}/{path.name}") == ""
 
 
 def test_nothing_is_stale():

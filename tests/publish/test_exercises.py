@@ -136,6 +136,16 @@ def test_stale_finds_a_lesson_with_traces_of_an_editor_and_an_orphan(course):
     ]
 
 
+def test_stale_names_a_solution_that_makes_no_exercise_and_goes_on(course):
+    publish.write(
+        publish.clean(solution(new_code_cell(SOLUTION, execution_count=1))), course / "solutions/01_made.ipynb"
+    )
+    publish.write(solution(), course / "exercises/02_gone.ipynb")
+    first, second = publish.stale()
+    assert "solutions/01_made.ipynb: a solution has no discussion" in first
+    assert "exercises/02_gone.ipynb" in second
+
+
 def test_importing_the_package_loads_nothing():
     code = "import sys, utils; print([m for m in sys.modules if m.startswith(('utils.', 'torch', 'nbformat'))])"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

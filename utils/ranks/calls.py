@@ -13,6 +13,7 @@ called something else as the same number. And it tells the callbacks of `on_call
 from __future__ import annotations
 
 import collections
+import datetime
 import sys
 import threading
 from collections.abc import Callable
@@ -54,6 +55,7 @@ class Call:
     peer: int | None = None
     tag: int = 0
     channel: str = ""  # "source>destination#tag" of a message
+    order: int = 0  # among all calls of this rank
     cell: int = 0
     via: str = ""  # the function of torch.distributed that was called, where it has another name than `op`
     frames: list[Frame] = field(default_factory=list)  # the learner's own, outermost first
@@ -127,8 +129,9 @@ class Book:
         self.recent: dict[str, collections.deque[Call]] = {}
         self.pending: dict[int, tuple[Call, Any]] = {}  # by identity of the Work, which is held meanwhile
         self.waiting: dict[int, tuple[int, Call]] = {}  # by thread: serial number of the wait, what it waits for
-        self.waits = 0
+        self.waits = self.order = 0
         self.mismatch: Call | None = None
+        self.fed = False  # a receive from anyone was ended by an empty message
 
     # -- beginning a call -------------------------------------------------------------------------------------------
 
@@ -184,6 +187,8 @@ class Book:
         with self.lock:
             counter, key = self._counter(call)
             counter[key] += 1
+            self.order += 1
+            call.order = self.order
             call.number = counter[key]
             self.recent.setdefault(key, collections.deque(maxlen=16)).append(call)
             if len(self.pending) > 8:
@@ -228,22 +233,34 @@ class Book:
 
     def came(self, call: Call, work: Any) -> None:
         """Count a receive from anyone, now complete, to the rank that sent."""
-        if call.kind == "any":
-            with self.lock:
-                self.received[call.channel_from(call.ranks[work._source_rank()], self.rank)] += 1
-                self.received[call.group + ANY] -= 1
+        with self.lock:
+            self.received[call.channel_from(call.ranks[work._source_rank()], self.rank)] += 1
+            self.received[call.group + ANY] -= 1
 
     def prune(self) -> None:
-        """Let go of the calls that are complete."""
+        """Let go of the calls that are complete, and of messages whose Work nobody but this book holds."""
         with self.lock:
-            for key, (_, work) in list(self.pending.items()):
-                if work.is_completed():
+            for key in list(self.pending):
+                call, work = self.pending[key]
+                # 3: the book, the name here, the argument of getrefcount. A message is complete only once waited for.
+                if work.is_completed() or (call.kind != "collective" and sys.getrefcount(work) <= 3):
                     self.pending.pop(key, None)
+
+    def feed(self, call: dict[str, Any]) -> None:
+        """Send an empty message to a rank that waits for one from anyone: gloo cannot end that wait otherwise."""
+        for group in list(dist.distributed_c10d._world.pg_map):
+            if group.group_name == call["group"] and isinstance(group, ProcessGroup):
+                tensor = torch.zeros(call["shapes"][0], dtype=getattr(torch, call["dtype"]))
+                backend: Any = group._get_backend(
+                    tensor.device
+                )  # below the dispatcher: this is no call of the learner's
+                target = list(call["ranks"]).index(call["from"])
+                backend.send([tensor], target, call["tag"]).wait(datetime.timedelta(seconds=1))
 
     def report(self, cell: int) -> dict[str, Any]:
         """Return what the watcher compares between ranks: counts by group and channel, and the latest calls."""
         with self.lock:
-            recent = [c for calls in self.recent.values() for c in calls]
+            recent = sorted((c for calls in self.recent.values() for c in calls), key=lambda c: c.order)
             return {
                 "groups": dict(self.groups),
                 "made": self._made(),
@@ -271,6 +288,15 @@ class _Now:
 
 
 now = _Now
+
+
+def book() -> Book:
+    """Return the book of this rank's world."""
+    if now.book is None:
+        raise RuntimeError("this process has not joined a world")
+    return now.book
+
+
 _library: Any = None
 
 
@@ -298,13 +324,16 @@ def install() -> None:
         book.enter(entry[0])
         try:
             result = wait_in_c(self, *args, **kwargs)
-            book.came(entry[0], self)
+            if entry[0].kind == "any":
+                if book.fed:
+                    raise RuntimeError("nobody sends any more")
+                book.came(entry[0], self)
             return result
         finally:
             book.leave()
             book.pending.pop(id(self), None)
 
-    Work.wait = wait
+    Work.wait = wait  # type: ignore[method-assign]
 
 
 def _kernel(name: str, op: Any) -> Callable[..., Any]:

@@ -6,6 +6,7 @@ Text goes to a file as well, so that the kernel still has it when the rank is ki
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import io
 import os
 import re
@@ -117,6 +118,35 @@ def clean(text: str) -> str:
 
 
 @contextlib.contextmanager
+def _native(output: Output, path: str | None) -> Iterator[None]:
+    """Catch what native code and child processes print (file descriptor 1), and add it at the end.
+
+    Descriptor 2 is left to the log: gloo writes there, when and in what order it likes.
+    """
+    try:
+        file = os.open(f"{path}-native", os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600) if path else None
+    except OSError:
+        file = None
+    if file is None:
+        yield
+        return
+    log = os.dup(1)
+    os.dup2(file, 1)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(Exception):
+            ctypes.CDLL(None).fflush(None)
+        os.dup2(log, 1)
+        if size := os.fstat(file).st_size:
+            output.write(os.pread(file, HEAD_CHARACTERS + TAIL_CHARACTERS, 0).decode(errors="replace"))
+            if size > HEAD_CHARACTERS + TAIL_CHARACTERS:
+                output.write(f"\n... cut here, of {size:,} bytes ...\n")
+        os.close(file)
+        os.close(log)
+
+
+@contextlib.contextmanager
 def captured(shell: Any, source: str, path: str | None) -> Iterator[Output]:
     """Catch all that Python prints and shows meanwhile; warnings come without places that differ by machine."""
     output = Output(path)
@@ -136,7 +166,7 @@ def captured(shell: Any, source: str, path: str | None) -> Iterator[Output]:
         output.write(f"{category.__name__}: {clean(str(message))}\n")
 
     before = sys.stdout, sys.stderr, shell.display_pub, warnings.showwarning
-    with shell.display_trap:
+    with _native(output, path), shell.display_trap:
         was = sys.displayhook
         sys.stdout, sys.stderr, shell.display_pub = stream, stream, _Publisher(output)
         warnings.showwarning = warn

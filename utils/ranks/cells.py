@@ -29,7 +29,7 @@ def run(
         # IPython drops empty lines at the top, and would count without them.
         top = len(source[: len(source) - len(source.lstrip())].split("\n")) - 1
         source, first_line = "\n".join(source.split("\n")[top:]), first_line + top
-    spools = {r: world.folder / f"out-{world.engines[r]}" if world.own else None for r in ranks}
+    spools = {r: world.folder / f"out-{r}" if world.shared else None for r in ranks}
     progress = Progress.here(lambda r: _last_line(spools[r])) if alone else None
     args = {r: (source,) for r in ranks}
     more = {r: (str(path) if path else None,) for r, path in spools.items()}
@@ -108,13 +108,16 @@ def _values(
     """Call a function of `execute` on ranks; return the values by rank."""
     replies, interrupted = _each(world, function, args, source, 1)
     _settle(world, replies, what, interrupted)
-    values = []
+    values: list[Any] = []
+    failed = {}
     for r in sorted(replies):
         try:
             values.append(pickle.loads(replies[r]["value"]))
-        except Exception as e:
-            failure = {"status": "raised", "name": type(e).__name__, "message": str(e), "frames": [], "pickle": True}
-            _settle(world, {q: {**replies[q], **failure} for q in sorted(replies)}, what, False)
+        except Exception as e:  # of a class, say, that only the ranks know
+            reason = {"status": "raised", "name": type(e).__name__, "message": str(e), "frames": [], "pickle": True}
+            failed[r] = {**replies[r], **reason}
+    if failed:
+        _settle(world, {**replies, **failed}, what, False)
     return values
 
 
@@ -144,10 +147,13 @@ def _settle(world: World, replies: Mapping[int, Reply], what: str, interrupted: 
     broken = bool(lost or no_group or freed or report.out_of_step)
     if not report.failed and not broken:
         return
-    if lost:
-        world.replace(lost)
-    if broken:
-        world.join()
+    try:
+        if lost:
+            world.replace(lost)
+        if broken:
+            world.join()
+    except RanksError as e:  # it cannot be repaired: what happened, and why not
+        raise RanksError(f"{report.text('')}\n{e}", report.cause, report.states()) from None
     if not report.failed:
         print(_repaired(lost, True))
         return

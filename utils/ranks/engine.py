@@ -105,11 +105,9 @@ def join(rank: int, world_size: int, meeting: dict[str, Any]) -> Reply:
     me.number, me.freed, me.was = rank, False, None
     if "file" in meeting:
         inner: Any = dist.FileStore(meeting["file"], world_size)
-        me.table = Table(meeting["table"], rank)
     else:
-        address = meeting["host"], meeting["port"]
-        inner = _tcp_store(*address)
-        me.table = store.StoreTable(_tcp_store(*address), rank)
+        inner = dist.PrefixStore(str(meeting["epoch"]), _tcp_store(meeting))
+    me.table = Table(meeting["table"], rank) if meeting["table"] else store.StoreTable(_tcp_store(meeting), rank)
     me.store = store.WatchedStore(inner)
     me.before = _sockets()
     device = torch.device("cpu")
@@ -121,19 +119,52 @@ def join(rank: int, world_size: int, meeting: dict[str, Any]) -> Reply:
     return {"status": "ok", "pid": os.getpid()}
 
 
-def _tcp_store(host: str, port: int) -> Any:
+def _tcp_store(meeting: dict[str, Any]) -> Any:
     import torch.distributed as dist
 
-    return dist.TCPStore(host, port, is_master=False, timeout=datetime.timedelta(seconds=60))
+    patience = datetime.timedelta(seconds=60)
+    return dist.TCPStore(meeting["host"], meeting["port"], is_master=False, timeout=patience)
 
 
-def serve(interface: str | None, host: str) -> Reply:
-    """Serve a store for the rendezvous of a connected world on a free port of `host`; return the port."""
+def reach(interface: str | None, other: str | None) -> Reply:
+    """Choose the network device for the groups; return the address of this machine on it.
+
+    `interface` names it; without a name it is the one that leads to the machine `other`, or loopback if there is none.
+    """
+    import psutil
+
+    if interface is None and other is None:
+        os.environ.pop("GLOO_SOCKET_IFNAME", None)
+        prepare()
+        _use_loopback()
+        return {"host": "127.0.0.1"}
+    addresses = {
+        a.address: name for name, all in psutil.net_if_addrs().items() for a in all if a.family == socket.AF_INET
+    }
+    if interface is None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+            s.connect((other, 9))  # sends nothing: asks the system for the way
+            host = s.getsockname()[0]
+        interface = addresses[host]
+    else:
+        host = next((a for a, name in addresses.items() if name == interface), "")
+        if not host:
+            raise ValueError(f"there is no network device {interface!r} here, only {', '.join(addresses.values())}")
+    os.environ["GLOO_SOCKET_IFNAME"] = interface
+    prepare()
+    return {"host": host}
+
+
+def serve(host: str) -> Reply:
+    """Serve the store over which a connected world meets, on a free port of `host`; return the port."""
     import torch.distributed as dist
 
-    prepare(interface)
-    me.host = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)
-    return {"status": "ok", "port": me.host.port}
+    listening = socket.create_server((host, 0))  # on this address only
+    port = listening.getsockname()[1]
+    me.host = dist.TCPStore(
+        host, port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach()
+    )  # fmt: skip
+    return {"port": port}
 
 
 def leave() -> None:
@@ -150,10 +181,8 @@ def leave() -> None:
     calls.now.book = None
 
 
-def prepare(interface: str | None = None) -> None:
-    """Do once in a process what a rank needs before its first world. `interface`: the network device gloo is to use."""
-    if interface:
-        os.environ["GLOO_SOCKET_IFNAME"] = interface
+def prepare() -> None:
+    """Do once in a process what a rank needs before its first world."""
     if me.prepared:
         return
     import torch
@@ -162,10 +191,7 @@ def prepare(interface: str | None = None) -> None:
     from utils.ranks import calls, execute
 
     torch.set_num_threads(1)
-    interfaces = [name for _, name in socket.if_nameindex()] if hasattr(socket, "if_nameindex") else []
-    for name in ("lo", "lo0"):
-        if name in interfaces:
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+    _use_loopback()
     calls.install()
     calls.now.trace = trace.stack
     shell = get_ipython()
@@ -176,6 +202,14 @@ def prepare(interface: str | None = None) -> None:
     me.prepared = True
 
 
+def _use_loopback() -> None:
+    """Let gloo use the loopback device, by name where it has one, unless another was chosen."""
+    interfaces = [name for _, name in socket.if_nameindex()] if hasattr(socket, "if_nameindex") else []
+    for name in ("lo", "lo0"):
+        if name in interfaces:
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+
+
 # -- answering the watcher ----
 
 
@@ -183,11 +217,18 @@ def _on_control(stream: Any, ident: Any, parent: Any) -> None:
     """Answer the watcher, in the thread of the control channel, while the main thread computes or waits."""
     from IPython import get_ipython
 
+    from utils.ranks import calls
+
     ask = parent["content"]["ask"]
     answer: Reply = {}
     try:
         if ask == "free":
             free()
+        elif ask == "end receive":
+            _stand()
+            calls.book().fed = True
+        elif ask == "feed":
+            calls.book().feed(parent["content"]["call"])
         elif ask == "interrupt":
             signal.raise_signal(signal.SIGINT) if os.name == "nt" else os.kill(os.getpid(), signal.SIGINT)
         else:
@@ -256,11 +297,16 @@ def _asleep() -> str:
 
 def free() -> None:
     """Let whoever waits here raise: shut down the sockets of the groups, give up the rendezvous."""
-    if not me.freed:
-        me.was = where()  # once it is free, the stack is no longer that of the wait
-        me.freed = True
+    _stand()
     if me.store is not None:
         me.store.free()
     for fd in group_sockets():
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as s:
             s.shutdown(socket.SHUT_RDWR)
+
+
+def _stand() -> None:
+    """Keep where this rank stands: once it is free, the stack is no longer that of the wait."""
+    if not me.freed:
+        me.was = where()
+        me.freed = True

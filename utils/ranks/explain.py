@@ -18,7 +18,7 @@ Reply = Mapping[str, Any]
 
 LOST_PEER = re.compile(
     "closed by peer|Connection reset|Connection closed|Socket closed|Broken pipe|Connection refused|Software caused"
-    "|failed to pass monitoredBarrier|Application timeout caused pair closure|never came to make the process group"
+    "|failed to pass monitoredBarrier|never came to make the process group|nobody sends any more"
 )
 NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|Cannot allocate memory|bad_alloc|out of memory", re.I)
 
@@ -372,9 +372,9 @@ class Report:
         if self.cause == "mismatch" and r in self.groups and not self.odd:
             return State("called", op="new_group", message=self.groups[r]), self.groups[r]
         if self.cause == "mismatch" and r in self.odd:
-            call = self.odd[r]
-            line, where = self.at(call["frames"])
-            return State("called", line, call["op"], message=call["signature"]), f"called {self._what(call)}{where}"
+            odd = self.odd[r]
+            line, where = self.at(odd["frames"])
+            return State("called", line, odd["op"], message=odd["signature"]), f"called {self._what(odd)}{where}"
         if r in self.secondary:
             wait = self.wait.get(r)
             line, where = self.at(wait["frames"] if wait else d.get("frames", []))

@@ -20,17 +20,23 @@ def can_fork() -> bool:
     return sys.platform == "linux"
 
 
-def environment() -> dict[str, str]:
-    """Return what launched processes need: the checkout on their path, one thread, no debugger warnings."""
+def environment(folder: Path) -> dict[str, str]:
+    """Return what launched processes need: their folder, the checkout on their path, one thread, figures inline."""
     path = [ROOT, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {"PYTHONPATH": os.pathsep.join(path), "PYDEVD_DISABLE_FILE_VALIDATION": "1", "OMP_NUM_THREADS": "1"}
+    return {
+        "RANKS_TMP": str(folder),
+        "PYTHONPATH": os.pathsep.join(path),
+        "OMP_NUM_THREADS": "1",
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    }
 
 
 class Forker:
     """The kernel's handle on its fork server, which outlives `ranks.stop()` so that the next start is quick."""
 
     def __init__(self, folder: Path):
-        env = {**os.environ, **environment(), "RANKS_TMP": str(folder)}
+        env = {**os.environ, **environment(folder)}
         with open(folder / "forkserver.log", "ab") as log:
             self.process = subprocess.Popen(
                 [*PROGRAM, "fork"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=env,
@@ -98,6 +104,7 @@ def launcher_class(forker: Forker | None) -> Any:
     class ForkedEngineLauncher(LocalEngineLauncher):
         def start(self) -> None:
             argv = [*self.engine_args, f"--IPEngine.id={self.parent.first_id + int(self.identifier)}"]
+            assert forker
             self.pid = forker.fork(argv=argv, env=self.get_env(), log=self.output_file)
             self.process = psutil.Process(self.pid)
             self.notify_start(self.pid)
@@ -132,7 +139,7 @@ def make_cluster(folder: Path, forker: Forker | None) -> Any:
     config.LocalControllerLauncher.controller_cmd = [*PROGRAM, "controller"]
     config.LocalEngineSetLauncher.engine_cmd = config.LocalEngineLauncher.engine_cmd = [*PROGRAM, "engine"]
     config.LocalEngineSetLauncher.delay = 0.0
-    config.BaseLauncher.environment = environment()
+    config.BaseLauncher.environment = environment(folder)
     # The nanny is a second process per engine; the kernel watches the engines itself.
     config.EngineLauncher.engine_args = ["--IPEngine.enable_nanny=False", "--log-level=40"]
     return cluster

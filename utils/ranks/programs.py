@@ -5,6 +5,7 @@ Each ends, with what it started, when the process that launched it is gone, howe
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -14,7 +15,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+ENGINES = "engines"  # file in the ranks' folder: the process ids of the engines
 
 
 def end_with_parent(action: Callable[[], object]) -> None:
@@ -36,11 +40,26 @@ def end_with_parent(action: Callable[[], object]) -> None:
 
 
 def controller() -> None:
-    """Run ipyparallel's controller; it is a group of processes, so the group is ended."""
-    end_with_parent(lambda: os.killpg(0, signal.SIGKILL) if hasattr(os, "killpg") else os._exit(1))
+    """Run ipyparallel's controller; when the kernel is gone, end the engines and the folder too."""
+    end_with_parent(_end_all)
     from ipyparallel.controller.app import main
 
     main()
+
+
+def _end_all() -> None:
+    """Kill the engines, which may be in C code that lets no thread of theirs run, and this process's group."""
+    import psutil
+
+    folder = Path(os.environ["RANKS_TMP"])
+    with contextlib.suppress(OSError, ValueError):
+        for pid in json.loads((folder / ENGINES).read_text()):
+            with contextlib.suppress(psutil.Error):
+                process = psutil.Process(pid)
+                if __spec__.name in " ".join(process.cmdline()):  # and not a stranger that got the number since
+                    process.kill()
+    shutil.rmtree(folder, ignore_errors=True)
+    os.killpg(0, signal.SIGKILL) if hasattr(os, "killpg") else os._exit(1)
 
 
 def engine() -> None:

@@ -49,8 +49,10 @@ def _merged(pieces: list[Any]) -> list[Any]:
     return out
 
 
-def spooled(path: Path) -> list[Any]:
-    """Return what a rank had printed before it was killed."""
+def spooled(path: Path | None) -> list[Any]:
+    """Return what a rank had printed before it was killed, where that can be read."""
+    if path is None:
+        return []
     try:
         text = path.read_text(errors="replace")
     except OSError:

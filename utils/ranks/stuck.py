@@ -83,7 +83,7 @@ def left_over(books: Mapping[int, Reply], ran: set[int]) -> list[dict[str, Any]]
         anyone = _count(books, target, "received", channel.split(" ")[0] + " any")
         if not {source, target} <= ran or sent == got or (sent > got and anyone):
             continue
-        kind, made, missing = ("send", source, target) if sent > got else ("recv", target, source)
+        kind, one, other = ("send", source, target) if sent > got else ("recv", target, source)
         number = min(sent, got) + 1
-        found.append({"kind": kind, "key": channel, "number": number, "made": [made], "missing": [missing]})
+        found.append({"kind": kind, "key": channel, "number": number, "made": [one], "missing": [other]})
     return found

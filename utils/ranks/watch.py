@@ -120,10 +120,22 @@ class Watch:
             self._free(sorted(vain))
 
     def _free(self, ranks: list[int]) -> None:
+        for r in ranks:
+            call = (self.last.get(r, {}).get("wait") or {}).get("call")
+            if call and call["kind"] == "any" and r not in self.freed:
+                self._end_receive(r, call)
         self.world.ask(ranks, "free")
         for r in ranks:
             self.freed.setdefault(r, time.monotonic())
             self.same[r] = 0
+
+    def _end_receive(self, r: int, call: Reply) -> None:
+        """End a wait for a message from anyone: by a message, since broken connections do not end it."""
+        self.world.ask([r], "end receive")
+        for other in call["ranks"]:
+            if other != r and other not in self.freed and not self.world.death(other):
+                self.world.ask([other], "feed", 1.5, call={**call, "from": r})
+                return
 
     def _interrupt(self, waiting: list[int], now: float) -> None:
         """Interrupt all ranks, again every second; free those that wait in C++, where no signal is seen."""

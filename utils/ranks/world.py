@@ -9,6 +9,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import itertools
+import json
 import os
 import signal
 import threading
@@ -19,6 +20,7 @@ from typing import Any
 
 from utils.ranks import engine, launch, table
 from utils.ranks.explain import RanksError, names
+from utils.ranks.programs import ENGINES
 from utils.ranks.watch import Reply
 
 epochs = itertools.count(1)  # worlds and their groups, never the same number twice in a kernel
@@ -29,7 +31,7 @@ class World:
     """`n` ranks: the engine of each, what each has called, and the cells they ran."""
 
     client: Any = None
-    own = True  # whether its processes were started here, and so are ended and replaced here
+    shared = True  # whether all ranks see the disk of this machine
 
     def __init__(self, n: int, launcher: str, folder: Path):
         self.n, self.launcher, self.folder = n, launcher, folder
@@ -46,13 +48,17 @@ class World:
         """Let a rank call a function when it is free; return the future of its value."""
         return self.client[self.engines[r]].apply_async(function, *args)
 
-    def ask(self, ranks: Iterable[int], what: str, seconds: float = 0.5) -> dict[int, Reply]:
-        """Ask ranks over ipyparallel's control channel, which each engine reads in a thread of its own."""
+    def ask(self, ranks: Iterable[int], what: str, seconds: float = 0.5, **more: Any) -> dict[int, Reply]:
+        """Ask ranks over ipyparallel's control channel, which each engine reads in a thread of its own.
+
+        Returns the answers that come within `seconds`.
+        """
         futures = {}
         for r in ranks:
             if uuid := self.client._engines.get(self.engines[r]):
+                content = {"ask": what, **more}
                 futures[r] = self.client._send(
-                    self.client._control_stream, "ranks_request", content={"ask": what}, ident=uuid.encode()
+                    self.client._control_stream, "ranks_request", content=content, ident=uuid.encode()
                 )
         concurrent.futures.wait(list(futures.values()), seconds)
         replies = {r: f.result()["content"] for r, f in futures.items() if f.done() and not f.exception()}
@@ -64,8 +70,7 @@ class World:
         """Make a fresh group over all ranks; one that does not manage is replaced, and all try again."""
         for _ in range(3):
             self.books.clear()
-            meeting = {"epoch": next(epochs), **self.meeting()}
-            late = self._try(meeting)
+            late = self._try(self.meeting())
             if not late:
                 return
             for r in late:
@@ -88,8 +93,8 @@ class World:
 
     def meeting(self) -> Reply:
         """Return how the ranks of a new group find each other: see `engine.join`."""
-        number = next(epochs)
-        return {"file": str(self.folder / f"group-{number}"), "table": str(self.table_path)}
+        epoch = next(epochs)
+        return {"epoch": epoch, "file": str(self.folder / f"group-{epoch}"), "table": str(self.table_path)}
 
     def make_table(self) -> None:
         """Make the table that all ranks share."""
@@ -121,6 +126,7 @@ class World:
 
     def unregister(self, r: int) -> None:
         """Tell the controller that an engine is gone, as ipyparallel's nanny would."""
+        self.client._send(self.client._query_stream, "unregistration_request", content={"id": self.engines[r]})
 
     def continue_if_stopped(self, r: int) -> None:
         """Let a process go on that a signal has stopped (SIGSTOP, or Ctrl-Z)."""
@@ -146,7 +152,10 @@ class OwnWorld(World):
     def __init__(self, n: int, launcher: str, folder: Path):
         super().__init__(n, launcher, folder)
         self.make_table()
-        self.forker, fresh = fork_server(folder) if launcher == "fork" else (None, False)
+        self.forker: launch.Forker | None = None
+        fresh = False
+        if launcher == "fork":
+            self.forker, fresh = fork_server(folder)
         self.cluster = launch.make_cluster(folder, self.forker)
         try:
             self.cluster.start_controller_sync()
@@ -182,6 +191,7 @@ class OwnWorld(World):
         jobs = {r: self.submit(r, os.getpid) for r in ranks}
         for r, job in jobs.items():
             self.pids[r] = job.get(timeout=60)
+        (self.folder / ENGINES).write_text(json.dumps(self.pids))
 
     def _new_fork_server(self) -> None:
         self.forker, fresh = fork_server(self.folder)
@@ -215,7 +225,7 @@ class OwnWorld(World):
 
     def _stock_exit(self, pid: int) -> int | None:
         """Return how an engine of the stock launcher ended, None while it lives."""
-        if _alive(pid):
+        if alive(pid):
             return None
         launchers = [e for s in self.cluster.engines.values() for e in s.launchers.values() if e.pid == pid]
         popen = launchers[0]._popen_process if launchers else None
@@ -223,10 +233,6 @@ class OwnWorld(World):
             with contextlib.suppress(Exception):
                 popen.wait(timeout=1)
         return popen.returncode if popen is not None and popen.returncode is not None else 0
-
-    def unregister(self, r: int) -> None:
-        """Tell the controller that an engine is gone, as ipyparallel's nanny would."""
-        self.client._send(self.client._query_stream, "unregistration_request", content={"id": self.engines[r]})
 
     def kill(self, r: int) -> None:
         """Kill the process of a rank."""
@@ -243,7 +249,7 @@ class OwnWorld(World):
 
     def lost(self) -> str:
         """Return why nothing can be asked of the ranks any more, or ""."""
-        if _alive(self.cluster.controller.pid):
+        if alive(self.cluster.controller.pid):
             return ""
         return (
             "The process that connects the ranks to the notebook is gone, and the ranks with it.\n"
@@ -266,7 +272,8 @@ class OwnWorld(World):
             self.table_path.unlink()
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
+    """Tell whether a process of this machine runs."""
     import psutil
 
     try:

@@ -1,6 +1,7 @@
 """Out of the notebook: an Anki deck that updates, GIFT that another parser reads, a page that needs no script."""
 
 import json
+import os
 import re
 import sqlite3
 import subprocess
@@ -57,21 +58,28 @@ PARSER = """
 import json, sys
 from pygiftparser import parser
 found = []
-for question in parser.parse(open(sys.argv[1], encoding="utf-8").read()).questions:
-    answer = question.answer
-    options = getattr(answer, "options", None) or []
-    found.append({"name": question.name, "kind": type(answer).__name__,
-                  "options": len(options), "text": question.text})
+for question in parser.parseFile(open(sys.argv[1], encoding="utf-8")):
+    answers = getattr(question.answers, "answers", None) or []
+    found.append({"name": question.title, "valid": question.valid, "kind": type(question.answers).__name__,
+                  "fractions": [float(answer.fraction) for answer in answers],
+                  "reasons": [bool(answer.feedback) for answer in answers], "general": question.generalFeedback or ""})
 print(json.dumps(found))
 """
+PARSER_NEEDS = (
+    "pygiftparser==1.1",
+    "Markdown==3.0.1",
+    "MarkdownSuperscript==2.1.1",
+    "yattag==1.16.1",
+    "setuptools==75.8.0",
+)
 
 
 @pytest.fixture(scope="session")
 def gift_parser(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Install an independent GIFT parser aside: it brings a package `tests` that must not meet ours."""
+    """Install an independent GIFT parser aside: the old packages it needs must not meet the course's own."""
     folder = tmp_path_factory.mktemp("gift")
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder)]
-    subprocess.run([*command, "pygiftparserrgmf==0.0.5", "ply==3.11"], check=True)
+    subprocess.run([*command, *PARSER_NEEDS], check=True)
     return folder
 
 
@@ -81,23 +89,31 @@ def test_another_parser_reads_the_gift(
 ) -> None:
     if name == "sample":
         monkeypatch.setattr(bank, "FOLDER", Path(__file__).parent / "bank")
-    found = bank.load(name)
     path = tmp_path / "bank.gift"
     assert main(["export", "--gift", "--to", str(path), name]) == 0
     done = subprocess.run(
-        [sys.executable, "-c", PARSER, str(path)],
-        env={"PYTHONPATH": str(gift_parser), "PYTHONDONTWRITEBYTECODE": "1"},
-        cwd=tmp_path,
+        [sys.executable, "-W", "ignore", "-c", PARSER, str(path)],
+        env={**os.environ, "PYTHONPATH": str(gift_parser)},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     questions = {question["name"]: question for question in json.loads(done.stdout)}
-    wanted = {item.id: item for item in found.select() if item.type not in ("predict", "code")}
+    wanted = {item.id: item for item in bank.load(name).select() if item.type not in ("predict", "code")}
     assert set(questions) == set(wanted)
     for identifier, item in wanted.items():
-        if item.get("options"):
-            assert questions[identifier]["options"] == len(item["options"]), identifier
+        read = questions[identifier]
+        assert read["valid"], identifier
+        if item.get("options") and item.type != "multi":
+            assert read["fractions"] == [100.0 if option.get("correct") else 0.0 for option in item["options"]]
+            assert all(read["reasons"])
+        elif item.type == "multi":
+            assert sum(fraction for fraction in read["fractions"] if fraction > 0) == pytest.approx(100, abs=0.01)
+        elif isinstance(item.get("answer"), dict):
+            assert read["fractions"] == [100.0] + [0.0] * len(item["answer"].get("catch", []))
+        else:
+            assert read["kind"] == "Essay"
+            assert read["general"]
 
 
 class Links(HTMLParser):

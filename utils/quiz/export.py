@@ -62,7 +62,8 @@ def _gift(text: str) -> str:
 
 
 def _html(markdown: str) -> str:
-    return _gift(to_tex_html(markdown))
+    # braces as entities: not every reader of GIFT understands an escaped one inside an answer
+    return _gift(to_tex_html(markdown).replace("{", "&lbrace;").replace("}", "&rbrace;"))
 
 
 def _gift_options(item: Item) -> Iterator[str]:
@@ -90,8 +91,8 @@ def gift_question(item: Item) -> str:
         unit = item["answer"].get("unit")
         prompt += _gift(f"<p>In {escape(unit)}.</p>") if unit else ""
     head = f"::{_gift(item.id)}::[html]{prompt}"
-    general = "".join(to_tex_html(item[field]) for field in ("final_answer", "explanation") if item.get(field))
-    feedback = f"\t####{_gift(general)}" if general else ""
+    general = "\n\n".join(item[field] for field in ("final_answer", "explanation") if item.get(field))
+    feedback = f"\t####{_html(general)}" if general else ""
     if item.get("options"):
         lines = [*_gift_options(item), feedback]
     elif isinstance(item.get("answer"), dict):

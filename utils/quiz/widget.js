@@ -71,7 +71,7 @@ const DRAW = {
   },
 
   heading(block) {
-    return { node: focusable(make("h4", { class: "omw-heading" }, ...safe(block.html))) };
+    return { node: focusable(make("p", { class: "omw-heading" }, ...safe(block.html))) };
   },
 
   choices(block, changed) {

@@ -41,18 +41,15 @@ def quiz(request: pytest.FixtureRequest, lab_browser: Lab) -> Iterator[Quiz]:
         yield page
 
 
-def check_rules(quiz: Quiz, number: int) -> None:
-    for theme in ("light", "dark"):
+def check_rules(quiz: Quiz, cards: int) -> None:
+    """Hold every card against the accessibility rules, in the dark and in the light theme."""
+    for theme in ("dark", "light"):
         quiz.theme(theme)
-        assert quiz.axe(quiz.card(number)) == []
-    quiz.theme("light")
+        assert {n: faults for n in range(1, cards + 1) if (faults := quiz.axe(quiz.card(n)))} == {}, theme
 
 
 def test_no_card_breaks_an_accessibility_rule_before_it_is_answered(quiz: Quiz) -> None:
-    for theme in ("dark", "light"):
-        quiz.theme(theme)
-        for number in range(1, len(CALLS) + 1):
-            assert quiz.axe(quiz.card(number)) == [], CALLS[number - 1]
+    check_rules(quiz, len(CALLS))
 
 
 def test_the_live_region_is_there_from_the_start_and_silent(quiz: Quiz) -> None:
@@ -76,7 +73,6 @@ def test_flashcard(quiz: Quiz) -> None:
     quiz.press("Space")
     quiz.says(card, r"Rated: Good\. It comes back in 1 day")
     quiz.same_cells()
-    check_rules(quiz, 1)
 
 
 def test_single_choice(quiz: Quiz) -> None:
@@ -101,8 +97,6 @@ def test_single_choice(quiz: Quiz) -> None:
     quiz.same_cells()
     quiz.to("Answer again")
     quiz.unharmed()
-    check_rules(quiz, 2)
-    quiz.enter(card)
     quiz.to("Answer again")
     quiz.press("Enter")
     quiz.says(card, "Asked again")
@@ -125,7 +119,6 @@ def test_multiple_choice(quiz: Quiz) -> None:
     quiz.press("Space")
     quiz.says(card, r"^Right\.$")
     quiz.same_cells()
-    check_rules(quiz, 3)
 
 
 def test_number(quiz: Quiz) -> None:
@@ -136,7 +129,7 @@ def test_number(quiz: Quiz) -> None:
     quiz.same_cells()
     quiz.page.keyboard.type("2*(4-1)/4*800 bananas x d d")
     quiz.press("Enter")
-    quiz.says(card, "cannot be read|Type a number|not known")
+    quiz.says(card, "for example 0.75")
     quiz.press("Control+A")
     quiz.page.keyboard.type("0.6 GB")
     quiz.unharmed()
@@ -146,7 +139,6 @@ def test_number(quiz: Quiz) -> None:
     quiz.says(card, r"Not right\. Right is: 1200 MB")
     expect(card).to_contain_text("That is only the reduce-scatter half.")
     quiz.same_cells()
-    check_rules(quiz, 4)
 
 
 def test_open_question(quiz: Quiz) -> None:
@@ -177,7 +169,6 @@ def test_open_question(quiz: Quiz) -> None:
     quiz.says(card, "You got 1 of 4 concepts")
     expect(card).to_contain_text("Model answer")
     quiz.same_cells()
-    check_rules(quiz, 5)
 
 
 def test_problem(quiz: Quiz) -> None:
@@ -200,7 +191,6 @@ def test_problem(quiz: Quiz) -> None:
         quiz.press("Enter")
     expect(card).to_contain_text("Dropping the two that are left.")
     expect(card).to_contain_text("They add up to 30.")
-    check_rules(quiz, 6)
 
 
 def test_predict_and_reveal(quiz: Quiz) -> None:
@@ -220,8 +210,6 @@ def test_predict_and_reveal(quiz: Quiz) -> None:
     expect(result).to_contain_text("You predicted")
     expect(result).to_contain_text("The run gave")
     expect(result).to_contain_text("[0.5, 2]")
-    check_rules(quiz, 7)
-    check_rules(quiz, 9)
 
 
 def test_code_exercise(quiz: Quiz) -> None:
@@ -249,7 +237,10 @@ def test_practice_in_a_row(quiz: Quiz) -> None:
     quiz.press("Enter")
     expect(card.locator(".omw-heading")).to_contain_text(place)
     quiz.same_cells()
-    check_rules(quiz, 10)
+
+
+def test_no_card_breaks_an_accessibility_rule_after_it_is_answered(quiz: Quiz) -> None:
+    check_rules(quiz, len(CALLS))
 
 
 @pytest.mark.parametrize("front", FRONTS)
@@ -262,8 +253,6 @@ def test_the_whole_test_by_keyboard(lab_browser: Lab, front: str) -> None:
         "quiz.review()",
     ]
     with opened(lab_browser, front, notebook(*calls, plain=True)) as quiz:
-        for number in range(1, 5):
-            check_rules(quiz, number)
         card = quiz.card(1)
         quiz.enter(card)
         quiz.to("^Start$")
@@ -271,9 +260,6 @@ def test_the_whole_test_by_keyboard(lab_browser: Lab, front: str) -> None:
         for number in range(1, 11):
             expect(card.locator(".omw-heading")).to_contain_text(f"Question {number} of 10")
             assert quiz.focused()["heading"]
-            if number == 1:
-                check_rules(quiz, 1)
-                quiz.enter(card)
             quiz.press("Tab")
             if quiz.focused()["type"] == "text":
                 quiz.page.keyboard.type("1")
@@ -284,13 +270,13 @@ def test_the_whole_test_by_keyboard(lab_browser: Lab, front: str) -> None:
         assert quiz.focused()["heading"]
         expect(card.locator("details")).to_have_count(10)
         quiz.same_cells()
-        check_rules(quiz, 1)
         doors = quiz.card(2)
         quiz.enter(doors)
         quiz.to("Jump in")
         quiz.press("Enter")
         expect(doors).to_contain_text("These notebooks teach it")
         quiz.unharmed()
+        check_rules(quiz, 4)
 
 
 def test_closed_and_opened_again_everything_is_there(lab_browser: Lab) -> None:

@@ -365,3 +365,34 @@ def test_a_hostile_log_does_not_break_the_test(pool: bank.Bank, home: Any, poiso
     for do in ("start", "next", "skip", "more", "again", "start"):
         assert all(faults(piece) == [] for piece in html_of(screen.view()))
         screen.act(do, {})
+
+
+# ---- one test per lesson
+
+LESSONS = ["one-worker", "ranks-and-collectives", "data-parallelism", "model-parallelism"]
+
+
+@pytest.mark.parametrize("name", LESSONS)
+def test_each_lesson_has_what_the_issue_asks(name: str) -> None:
+    found = bank.load(name)
+    questions = found.select(*exam.QUESTIONS, role="test")
+    assert len(found.select("flashcard")) >= 6
+    assert len(questions) >= 20
+    assert len(found.select("open")) >= 2
+    assert len(found.select("problem")) >= 4
+    assert max(Counter(item.equiv for item in questions).values()) >= 2
+
+
+@pytest.mark.parametrize("name", bank.names())
+def test_each_bank_gives_a_whole_test_five_more_and_a_second_attempt(name: str, home: Any, clock: Clock) -> None:
+    found = bank.load(name)
+    for learner in range(10):
+        first, second = exam.draw(found, str(learner), 0), exam.draw(found, str(learner), 1)
+        assert first.short == ()
+        assert len(first.first) == sum(found.draw.values())
+        if name in LESSONS:
+            assert len(first.more) == 5
+            assert not {item.id for item in first.first} & {item.id for item in second.first}
+    screen = Exam(found)
+    take(screen, wrong=0)
+    assert "Strong" in block(screen, "banner")["html"]

@@ -186,7 +186,11 @@ class Map(Screen):
         file = {"id": "file", "kind": "file", "label": "Bring back a downloaded file", "accept": ".jsonl"}
         result = [blocks.banner(self.result, "info")] if self.result else []
         message = [blocks.plain("message", self.message, "message")] if self.message else []
-        row = [blocks.button("download", "Download my progress"), blocks.button("restore", "Restore from the file")]
+        row = [
+            blocks.button("look", "Look again"),
+            blocks.button("download", "Download my progress"),
+            blocks.button("restore", "Restore from the file"),
+        ]
         return [*found, file, *result, *message, blocks.buttons("actions", *row)]
 
     def press(self, do: str, values: Mapping[str, Any], ms: int | None) -> None:
@@ -197,6 +201,8 @@ class Map(Screen):
             self.result = f"{text.count(chr(10))} events handed to the browser as progress.jsonl."
         elif do == "restore":
             self._restore(values.get("file"))
+        elif do == "look":
+            self.result = "Counted again."
         self.say = self.result or self.message
 
     def _restore(self, text: Any) -> None:

@@ -106,9 +106,9 @@ def mathml(source: str, block: bool = False) -> str:
     """
     from xml.etree import ElementTree
 
-    from latex2mathml.converter import convert
-
     try:
+        from latex2mathml.converter import convert
+
         tree = ElementTree.fromstring(convert(source, display="block" if block else "inline"))
         return _rebuild(tree)
     except Exception:  # whatever a formula does to the converter, its source is readable

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from utils.check.piece import Piece as Piece
     from utils.check.training import same_training as same_training
 
-FRAME = ("verdict", "training", "piece", "trainers", "judge", "traps", "trial")
+FRAME = ("causes", "judge", "piece", "reference", "trainers", "training", "traps", "verdict")
 _PUBLIC = {"same_training": "training", "Piece": "piece", "Verdict": "verdict", "NotYet": "verdict"}
 
 
@@ -35,6 +35,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(name)
     if name in _PUBLIC:
         return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    if name in (m.name for m in pkgutil.iter_modules(__path__)):
+        return importlib.import_module(f"{__name__}.{name}")
     known = exercises()
     if name in known:
         return known[name]

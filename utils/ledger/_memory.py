@@ -66,6 +66,10 @@ class Memory:
 # ------------------------------------------------------------------------------------------------- what can be reached
 
 
+# What leads nowhere, or everywhere: modules, classes and frames hold the whole program.
+SKIPPED = (types.ModuleType, type, types.FrameType, types.CodeType, str, bytes, int, float, type(None))
+
+
 def _reached(roots: Iterable[Any]) -> Iterator[Any]:
     """Walk through all that the roots hold: attributes, containers, what closures keep; not modules or classes."""
     import torch
@@ -73,7 +77,7 @@ def _reached(roots: Iterable[Any]) -> Iterator[Any]:
     queue, seen = list(roots), set()
     while queue:
         thing = queue.pop()
-        if id(thing) in seen or isinstance(thing, (types.ModuleType, type, str, bytes, int, float, bool, type(None))):
+        if id(thing) in seen or isinstance(thing, SKIPPED):
             continue
         seen.add(id(thing))
         yield thing

@@ -153,7 +153,7 @@ def efficiency(ranks: int, tokens_a_rank: int, gigabytes_a_second: float, operat
     )
 
 
-def clock(trainer: Any, tokens: Any, targets: Any, repeats: int = 5) -> dict[str, float]:
+def clock(trainer: Any, tokens: Any, targets: Any, repeats: int = 3) -> dict[str, float]:
     """Time, on the ranks, pieces of a step as ratios to one worker with the whole batch (the best of some tries).
 
     Call it on all ranks, with a trainer that has `net`, `loss_of`, `update`; the ratios mean something on rank 0.

@@ -246,15 +246,15 @@ def judge_all_gather(case: Case, by_rank: Sequence[Seen], before: Sequence[Case]
                 f"{case}: rank {off[0]} has all the numbers, in the order in which they arrived. Put each piece in "
                 "its owner's place: in step s arrives the piece of rank (rank - s - 1) % n."
             )
-        if set(whole) - set(got) and set(got) <= set(pieces[off[0]]) | set(pieces[(off[0] - 1) % case.n]):
-            return "result", (
-                f"{case}: rank {off[0]} got the piece of its left neighbour again and again. In each step send on what "
-                "came in the step before, not your own piece."
-            )
         if all(len(seen.messages()) < case.n - 1 for seen in by_rank):
             return "result", (
                 f"{case}: a rank sends {max(len(seen.messages()) for seen in by_rank)} messages and misses most of the "
                 "pieces. One step reaches the neighbour; after n - 1 steps every piece has been everywhere."
+            )
+        if set(whole) - set(got) and set(got) <= set(pieces[off[0]]) | set(pieces[(off[0] - 1) % case.n]):
+            return "result", (
+                f"{case}: rank {off[0]} got the piece of its left neighbour again and again. In each step send on what "
+                "came in the step before, not your own piece."
             )
         if len(set(case.lengths)) > 1 and any(c.n == case.n and len(set(c.lengths)) == 1 for c in before):
             return "result", (
@@ -286,6 +286,13 @@ def judge_all_to_all(case: Case, by_rank: Sequence[Seen], before: Sequence[Case]
     if off := _who_differs(by_rank, expected, "returned"):
         rank = off[0]
         got = by_rank[rank].returned or []
+        # Who was written to comes first: rows that never came hold what their memory held before.
+        reached = sorted({peer for peer, _ in by_rank[rank].messages()})
+        if reached and len(reached) < case.n - 1:
+            return "result", (
+                f"{case}: rank {rank} sends only to {_names(reached)}, so rows are missing elsewhere. Every rank has a "
+                "row for every other: n - 1 messages."
+            )
         if len(got) == len(expected[rank]):
             wrong = {s for s in range(case.n) if got[s * k : (s + 1) * k] != rows[s][rank]}
             if wrong == {rank}:
@@ -302,12 +309,6 @@ def judge_all_to_all(case: Case, by_rank: Sequence[Seen], before: Sequence[Case]
                 return "result", (
                     f"{case}: each rank sends its row number `rank` to everybody. Rank d is to get row d of `rows`."
                 )
-        peers = {peer for peer, _ in by_rank[rank].messages()}
-        if peers and len(peers) < case.n - 1:
-            return "result", (
-                f"{case}: rank {rank} sends only to {_names(sorted(peers))}, so rows are missing elsewhere. Every rank "
-                "has a row for every other: n - 1 messages."
-            )
         return "result", f"{case}: wrong on {_names(off)}. First off: position {_first_off([got], expected[rank])}."
     for rank, seen in enumerate(by_rank):
         sizes = [s for _, s in seen.messages()]

@@ -33,7 +33,7 @@ def run_trials(task: str, name: str, cases: Sequence[Case]) -> list[Seen] | str:
 
     from utils.ranks import engine
 
-    function = engine.namespace().get(name)
+    function: Any = engine.namespace().get(name)
     rank, written = dist.get_rank(), function is not None
     results: list[Seen] = []
     _progress.results = results

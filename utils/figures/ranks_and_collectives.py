@@ -99,7 +99,8 @@ def _canvas(columns: float, rows: float, ranks: int, row_tops: Sequence[float] =
     """Return a figure whose unit is one cell, with the names of the ranks on the left."""
     from matplotlib.figure import Figure
 
-    fig = Figure(figsize=(0.5 * (columns + 1.8), 0.33 * (rows + 1.0)), layout="none")
+    fig = Figure(figsize=(0.5 * (columns + 1.8), 0.33 * (rows + 1.0)))
+    fig.set_layout_engine("none")
     axes = fig.add_axes((0, 0, 1, 1))
     axes.set_xlim(-1.7, columns + 0.1)
     axes.set_ylim(rows + 0.05, -0.95)

@@ -115,6 +115,13 @@ def test_what_cannot_be_recorded_is_said(home, monkeypatch):
     assert "could not" in str(verdict) or "cannot" in str(verdict)
 
 
+def test_lines_and_code_blocks():
+    verdict = Verdict("a", "not yet", "`a`: off.", "two\n  lines & a form:\n```\nclass A:\n    x\n```")
+    page = verdict._repr_mimebundle_()
+    assert "two<br>&nbsp;&nbsp;lines &amp; a form:</p><pre><code>class A:\n    x</code></pre><p>" in page["text/html"]
+    assert page["text/plain"].endswith("form:\nclass A:\n    x")
+
+
 def test_verdicts_are_stable():
     one, two = (Verdict("a", "passed", "`a`: right.") for _ in range(2))
     assert one == two

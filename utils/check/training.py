@@ -188,12 +188,11 @@ class _Comparing:
         return f"{does.get(what, 'it failed')} {'while it was built' if not self.step else f'at step {self.step}'}."
 
     def _explain_problem(self, rank: int, problem: str) -> None:
-        lines = SIGNATURE.format(name=self.name).splitlines()
+        form = "\n```\n" + SIGNATURE.format(name=self.name) + "\n```"
         if problem == "missing":
-            raise NotAttempted(f"There is no class `{self.name}` on rank {rank}. Define it in a `%%ranks` cell:\n"
-                               + "\n".join(lines))
+            raise NotAttempted(f"There is no class `{self.name}` on rank {rank}. Define it in a `%%ranks` cell:{form}")
         if problem.startswith(("has no", "cannot be built")):
-            raise Parted("class", "A trainer has this form:\n" + "\n".join(lines), head=f"the class {problem}.")
+            raise Parted("class", f"A trainer has this form:{form}", head=f"the class {problem}.")
         raise Parted("class", problem, head=f"rank {rank} returned what cannot be compared.", step=self.step, rank=rank)
 
     def _compare_start(self, reports: list[Report]) -> None:

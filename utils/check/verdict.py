@@ -79,7 +79,7 @@ class Verdict:
     def __str__(self) -> str:
         lines = [f"{self.status.capitalize()}. {self.headline}"]
         lines += [f"  Hint: {self.hint}"] if self.hint else []
-        return "\n".join([*lines, *(f"  {line}" for line in self.details)])
+        return "\n".join([*lines, *(f"  {line}" for line in self.details)]).replace("\n```", "")
 
     __repr__ = __str__
 
@@ -95,9 +95,11 @@ class Verdict:
 
 
 def _marked(text: str) -> str:
-    """Escape a text and set what stands in backticks as code; lines stay lines."""
-    escaped = html.escape(text, quote=False)
-    return re.sub(r"`([^`\n]+)`", r"<code>\1</code>", escaped).replace("\n", "<br>")
+    """Escape a text; what stands in backticks becomes code, in fences (```) a block; lines and their indents stay."""
+    words, *blocks = html.escape(text, quote=False).split("\n```")
+    words = re.sub(r"`([^`\n]+)`", r"<code>\1</code>", words)
+    words = re.sub(r"(?m)^ +", lambda spaces: "&nbsp;" * len(spaces[0]), words).replace("\n", "<br>")
+    return words + "".join(f"</p><pre><code>{block.strip()}</code></pre><p>" for block in blocks if block.strip())
 
 
 @dataclass(eq=False)

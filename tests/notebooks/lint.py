@@ -31,9 +31,13 @@ def ranks_only(notebook: NotebookNode) -> NotebookNode:
 
 
 def names_from_kernel(notebook: NotebookNode) -> set[str]:
-    """Return the names that the kernel's cells give the ranks with `ranks.scatter`."""
+    """Return the names that the kernel's cells give the ranks, with `ranks.scatter` or by an assignment they run."""
     sources = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
-    return set(re.findall(r"ranks\.scatter\(\s*[\"'](\w+)[\"']", sources))
+    ran = " ".join(re.findall(r"ranks\.run\(\s*f?[\"'](.*?)[\"']\s*[,)]", sources))
+    return {
+        *re.findall(r"ranks\.scatter\(\s*[\"'](\w+)[\"']", sources),
+        *re.findall(r"\b([A-Za-z_]\w*)\s*=(?!=)", ran),
+    }
 
 
 def lint(notebook: NotebookNode, name: str) -> str:

@@ -18,6 +18,10 @@ def test_names_go_from_cell_to_cell_and_come_by_scatter():
     assert lint(made(*cells), "made.ipynb") == ""
 
 
+def test_names_that_the_kernel_assigns_there_are_known():
+    assert lint(made("ranks.run('pieces = []; kind = 1')", "%%ranks\npieces, kind"), "made.ipynb") == ""
+
+
 def test_an_unknown_name_is_found_in_its_cell():
     assert "made.ipynb:cell 4:2:5: F821" in lint(made("y = 1", "%%ranks\nx = 1", "%%ranks\nx = y"), "made.ipynb")
 

@@ -132,7 +132,10 @@ MICRO: Wrong = {
         swap((SHARE, "share = 1 / 2")), "result", "scales the loss",
     ),
     "one after the other": (
-        swap(("        kept.append((x, out))\n    for x, out in kept:\n", "")), "order", "Send all of them forward first",
+        swap(("    kept, sends = [], []\n", "    kept, sends = [], []\n    done = []\n"),
+             ("    for x, out in kept:\n        gradient", "        gradient"), ("out in kept)", "out in done)"),
+             ("        kept.append((x, out))\n", "        done.append((x, out))\n")),
+        "order", "Send all of them forward first",
     ),
     "gradients of micro-batches in another order": (
         swap(("    for x, out in kept:", "    for x, out in (kept if after is None else kept[::-1]):")),
@@ -151,13 +154,14 @@ MICRO: Wrong = {
         "messages", "cut the batch into m pieces",
     ),
     "returns the loss of the last micro-batch": (
-        swap(("total += out.item()", "total = out.item()")), "result", "Weigh each micro-batch's loss",
+        swap(("sum(out.item() for _, out in kept)", "kept[-1][1].item()")), "result", "Weigh each micro-batch's loss",
     ),
     "send against send": (
         lambda code: ALTERNATING, "deadlock", "both wait in a send to each other",
     ),
     "the last part forgets a gradient": (
-        swap((SENT_BACK, "        skip = after is None and x is kept[-1][0]\n" + SENT_BACK.replace("None or", "None or skip or"))),
+        swap((SENT_BACK, "        end = after is None and x is kept[-1][0]\n"
+              + SENT_BACK.replace(" or", " or end or"))),
         "deadlock", "waits for a gradient",
     ),
 }  # fmt: skip

@@ -415,3 +415,28 @@ def test_a_narrow_screen_shows_everything(lab_browser: Lab, theme: str) -> None:
                 )
                 == []
             )
+
+
+def test_progress_is_carried_away_and_brought_back(lab_browser: Lab, tmp_path: Path) -> None:
+    forget(lab_browser)
+    with opened(lab_browser, "lab", notebook("quiz.show('sample.single')", "quiz.progress()")) as quiz:
+        quiz.card(1).get_by_role("radio").first.check()
+        quiz.card(1).get_by_role("button", name="Check").click()
+        quiz.says(quiz.card(1), "ight")
+        card = quiz.card(2)
+        quiz.enter(card)
+        quiz.to("Download my progress")
+        with quiz.page.expect_download() as waiting:
+            quiz.press("Enter")
+        waiting.value.save_as(tmp_path / "progress.jsonl")
+        assert (tmp_path / "progress.jsonl").read_text().count("\n") == 1
+        quiz.same_cells()
+        forget(lab_browser)  # as Binder does
+        card.get_by_role("button", name="Restore").click()
+        quiz.says(card, "Choose the file first")
+        card.locator("input[type=file]").set_input_files(tmp_path / "progress.jsonl")
+        quiz.page.wait_for_timeout(300)
+        card.get_by_role("button", name="Restore").click()
+        quiz.says(card, "1 events added, 0 were here already")
+        card.get_by_role("button", name="Restore").click()
+        quiz.says(card, "0 events added, 1 were here already")

@@ -42,14 +42,14 @@ class Card(Part):
     def blocks(self) -> list[Block]:
         top = self.prompt()
         if not self.shown:
-            last = [blocks.plain("last", self.last, "quiet")] if self.last else []
+            last = [blocks.plain("last", f"Say your answer first, then look. {self.last}".strip(), "quiet")]
             return top + last + self.row(blocks.button("reveal", "Show the answer", primary=True))
         answer = blocks.prose("answer", self.item["answer"], "answer")
         if self.rated:
             rated = blocks.banner(f"You rated it: {RATINGS[self.rated][1]}. {self.next}".strip(), "info")
             return [*top, answer, rated] + self.row(blocks.button("hide", "Hide the answer"))
         row = [blocks.button(key, f"{label}: {meaning}") for key, (_, label, meaning) in RATINGS.items()]
-        ask = blocks.plain("ask", "Say the answer before you look. How well did you know it?", "quiet")
+        ask = blocks.plain("ask", "How well did you know it?", "quiet")
         return [*top, answer, ask] + self.row(*row)
 
     def do_reveal(self, values: Mapping[str, Any], ms: int | None) -> None:

@@ -8,7 +8,7 @@ import pytest
 from tests.exercises.sides import Sides
 
 SIDES = Sides("03_data_parallelism")
-EXERCISES = ("epoch_shard", "train_as_one", "accumulate")
+EXERCISES = ("epoch_shard", "train_as_one", "accumulate_once")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -202,7 +202,7 @@ ACCUMULATE: Wrong = {
     ),
 }  # fmt: skip
 
-ANSWERS = {"train_as_one": TRAIN, "epoch_shard": SHARD, "accumulate": ACCUMULATE}
+ANSWERS = {"train_as_one": TRAIN, "epoch_shard": SHARD, "accumulate_once": ACCUMULATE}
 WRONG = [(name, *answer) for name, answers in ANSWERS.items() for answer in answers.values()]
 TITLES = [f"{name}: {mistake}" for name, answers in ANSWERS.items() for mistake in answers]
 

@@ -165,11 +165,11 @@ def _judge_bytes(case: Case, seen: Seen, gradient_bytes: int, parameter_bytes: i
         raise NotYet("bytes", HINTS["too many bytes"], *details)
 
 
-# ---- accumulate
+# ---- accumulate once
 
 
 @exercise(judges=("result", "messages", "bytes", "memory"), ranks=4)
-def accumulate(name: str) -> None:
+def accumulate_once(name: str) -> None:
     """Accumulate gradients over micro-batches and synchronise once."""
     for case in ACCUMULATION:
         _judge_accumulation(case, gradients.trial(name, case))

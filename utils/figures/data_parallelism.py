@@ -340,7 +340,7 @@ def _descend(network: Any, gradient: Any, rate: float) -> None:
             parameter -= rate * piece.reshape(parameter.shape).to(parameter.dtype)
 
 
-def accumulation(name: str = "accumulate") -> Any:
+def accumulation(name: str = "accumulate_once") -> Any:
     """Tabulate bytes, memory and result of the learner's accumulation for growing numbers of micro-batches."""
     from utils.check.gradients import Case, parts_of, truth, vector
     from utils.figures.table import Table

@@ -42,6 +42,7 @@ class Rank:
     was: Reply | None = None  # where it stood when it was freed
     store: Any = None
     host: Any = None  # the TCP store that rank 0 of a connected world serves
+    ports: set[int] = set()  # of such stores
     table: Any = None
     prepared = False
 
@@ -68,8 +69,9 @@ def group_sockets() -> list[int]:
     found = []
     for fd, _ in _sockets() - me.before:
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as s:
-            if s.family in (socket.AF_INET, socket.AF_INET6) and s.type == socket.SOCK_STREAM:
-                s.getpeername()
+            tcp = s.family in (socket.AF_INET, socket.AF_INET6) and s.type == socket.SOCK_STREAM
+            # The store of a connected world is no group's: those who meet next are on it already.
+            if tcp and not {s.getsockname()[1], s.getpeername()[1]} & me.ports:
                 found.append(fd)
     return sorted(found)
 
@@ -103,6 +105,7 @@ def join(rank: int, world_size: int, meeting: dict[str, Any]) -> Reply:
     prepare()
     leave()
     me.number, me.freed, me.was = rank, False, None
+    me.ports.add(meeting.get("port", 0))
     if "file" in meeting:
         inner: Any = dist.FileStore(meeting["file"], world_size)
     else:
@@ -161,6 +164,7 @@ def serve(host: str) -> Reply:
 
     listening = socket.create_server((host, 0))  # on this address only
     port = listening.getsockname()[1]
+    me.ports.add(port)
     me.host = dist.TCPStore(
         host, port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach()
     )  # fmt: skip

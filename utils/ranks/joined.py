@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class JoinedWorld(World):
 
     def _meet(self, interface: str | None) -> None:
         """Look at the engines, prepare them, and let rank 0 serve the store they meet over."""
-        found = self._all(eval, *[(PROBE % str(self.folder),)] * self.n)
+        found = self._all(eval, range(self.n), PROBE % str(self.folder))
         _check(found)
         hosts = [f["host"] for f in found]
         here = socket.gethostname()
@@ -58,18 +59,17 @@ class JoinedWorld(World):
             self.make_table()
         far = next((host for host in hosts if host != hosts[0]), None)
         # Within one machine the loopback device is enough, and needs no firewall's leave.
-        first = self.submit(0, engine.reach, interface, far).get(timeout=60)
-        others = [(interface, first["host"] if far else None)] * self.n
-        self._all(engine.reach, *others)
-        self.address = first["host"], self.submit(0, engine.serve, first["host"]).get(timeout=60)["port"]
+        (first,) = self._all(engine.reach, [0], interface, far)
+        self._all(engine.reach, range(1, self.n), interface, first["host"] if far else None)
+        self.address = first["host"], self._all(engine.serve, [0], first["host"])[0]["port"]
 
-    def _all(self, function: Any, *args: tuple[Any, ...]) -> list[Any]:
-        """Call a function on every engine with arguments of its own."""
-        jobs = [self.submit(r, function, *args[r]) for r in range(self.n)]
+    def _all(self, function: Any, ranks: Iterable[int], *args: Any) -> list[Any]:
+        """Call a function on these engines; return its values in their order."""
+        jobs = [self.submit(r, function, *args) for r in ranks]
         try:
             return [job.get(timeout=120) for job in jobs]
         except Exception as e:
-            text = f"An engine of the cluster does not answer as a rank must ({type(e).__name__}: {e})."
+            text = f"An engine of the cluster cannot be a rank: {getattr(e, 'evalue', e)}."
             raise RanksError(text, cause="start") from None
 
     def meeting(self) -> Reply:
@@ -96,6 +96,14 @@ class JoinedWorld(World):
         if self.mine:
             self.client.close()
         raise RanksError(self.ended, cause="died")
+
+    def cannot_join(self, failed: Mapping[int, str]) -> None:
+        """Raise: what the engines cannot do, no other one can be started for."""
+        if dead := [r for r in failed if self.death(r)]:
+            self.replace(dead)
+        r, why = next(iter(failed.items()))
+        self.ended = f"The engines could not form a process group (rank {r}: {why})."
+        raise RanksError(self.ended, cause="start")
 
     def kill(self, r: int) -> None:
         """Kill the engine of a rank."""

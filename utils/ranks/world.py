@@ -14,11 +14,12 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from utils.ranks import engine, launch, table
+from utils.ranks.capture import clean
 from utils.ranks.explain import RanksError, names
 from utils.ranks.programs import ENGINES
 from utils.ranks.watch import Reply
@@ -68,19 +69,19 @@ class World:
 
     def join(self) -> None:
         """Make a fresh group over all ranks; one that does not manage is replaced, and all try again."""
+        why = ""
         for _ in range(3):
             self.books.clear()
-            late = self._try(self.meeting())
-            if not late:
+            failed = self._try(self.meeting())
+            if not failed:
                 return
-            for r in late:
-                self.kill(r)
-            self.replace(late)
-        text = "The ranks could not form a process group. Start them anew: "
+            why = next(iter(failed.values()))
+            self.cannot_join(failed)
+        text = f"The ranks could not form a process group ({why}). Start them anew: "
         raise RanksError(text + f"ranks.start({self.n}, fresh=True)", cause="start")
 
-    def _try(self, meeting: Reply) -> list[int]:
-        """Let all ranks join; return those that did not manage."""
+    def _try(self, meeting: Reply) -> dict[int, str]:
+        """Let all ranks join; return those that did not manage, and why."""
         jobs = {r: self.submit(r, engine.join, r, self.n, meeting) for r in range(self.n)}
         end = time.monotonic() + 60
         while open_jobs := {r: j for r, j in jobs.items() if not j.done()}:
@@ -89,7 +90,14 @@ class World:
             if any(j.done() and j.exception() for j in jobs.values()):
                 self.ask(open_jobs, "free")
             concurrent.futures.wait(open_jobs.values(), 0.05)
-        return [r for r, j in jobs.items() if not j.done() or j.exception()]
+        failed = {r: clean(str(j.exception())) for r, j in jobs.items() if j.done() and j.exception()}
+        return {**failed, **{r: self.death(r) or "no answer" for r, j in jobs.items() if not j.done()}}
+
+    def cannot_join(self, failed: Mapping[int, str]) -> None:
+        """Do what can be done about ranks that could not join."""
+        for r in failed:
+            self.kill(r)
+        self.replace(sorted(failed))
 
     def meeting(self) -> Reply:
         """Return how the ranks of a new group find each other: see `engine.join`."""

@@ -1,0 +1,67 @@
+"""Measure what the course promises about itself: `python -m utils.bench`, or `make bench`.
+
+Each room keeps its rows in a module of its own, named in `ROOMS`: a function `rows()` that yields `Row`s. Figures are
+measured side by side in one run, because those of two runs, or two machines, cannot be compared.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+ROOMS = ("utils.ranks.bench",)
+
+
+@dataclass
+class Row:
+    """One line: what was measured, a figure (with its unit) by column, the budget, and whether it is kept."""
+
+    what: str
+    values: dict[str, str] = field(default_factory=dict)
+    budget: str = ""
+    kept: bool | None = None
+
+
+def rows(rooms: tuple[str, ...] = ROOMS) -> Iterator[Row]:
+    """Measure the rows of these rooms, one after the other."""
+    for room in rooms:
+        yield from importlib.import_module(room).rows()
+
+
+def table(measured: list[Row]) -> str:
+    """Return the rows as a plain table."""
+    columns = list(dict.fromkeys(column for row in measured for column in row.values))
+    lines = [["", *columns, "budget", ""]]
+    for row in measured:
+        mark = "" if row.kept is None else "kept" if row.kept else "OVER"
+        lines.append([row.what, *(row.values.get(column, "") for column in columns), row.budget, mark])
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    lines.insert(1, ["-" * width for width in widths])
+    texts = []
+    for line in lines:
+        cells = [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:-2], widths[1:-2], strict=True))]
+        texts.append("  ".join([*cells, line[-2].ljust(widths[-2]), line[-1]]).rstrip())
+    return "\n".join(texts)
+
+
+def main() -> None:
+    """Measure everything and print the table."""
+    begun = time.monotonic()
+    system = f"{platform.system()}, Python {platform.python_version()}, {os.cpu_count()} processors"
+    if hasattr(os, "getloadavg"):
+        system += f", load before {os.getloadavg()[0]:.1f}"
+    print(f"{system}. Takes a few minutes.", file=sys.stderr)
+    measured = []
+    for row in rows():
+        measured.append(row)
+        print(f"  {time.monotonic() - begun:4.0f} s  {row.what}", file=sys.stderr)
+    print(f"\n{system}\n\n{table(measured)}")
+
+
+if __name__ == "__main__":
+    main()

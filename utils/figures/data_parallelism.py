@@ -50,8 +50,8 @@ def promise(network: Any, tokens: Any, ranks: int) -> Drawn:
     total = sum(sizes.values())
     return fig, (
         f"Left: one batch of {len(tokens)} sequences of {tokens.shape[1]} characters, cut into {ranks} shards of "
-        f"{_listed(shards)} sequences, one a rank. Right: {ranks} equal stacks, since every rank holds all "
-        f"{total:,} parameters of the model: {len(sizes)} pieces, embeddings below and blocks above."
+        f"{_listed(shards)}. Right: {ranks} equal stacks, for every rank holds all {total:,} parameters, in "
+        f"{len(sizes)} pieces."
     )
 
 
@@ -83,8 +83,8 @@ def apart(by_rank: Sequence[Mapping[str, tuple[Sequence[float], Sequence[float]]
         above.set(title=title)
         below.set(xlabel="step")
         words.append(
-            f"{title.capitalize()}: the ranks' losses fall from about {_mean(v[0] for v in losses):.1f} to about "
-            f"{_mean(v[-1] for v in losses):.1f} nats; the largest difference between two ranks' parameters goes from "
+            f"{title.capitalize()}: the ranks' losses fall from {_mean(v[0] for v in losses):.1f} to "
+            f"{_mean(v[-1] for v in losses):.1f} nats; the largest difference of parameters goes from "
             f"{distance[0]:.1f} to {distance[-1]:.1f}."
         )
     axes[0, 0].set_ylabel("loss of its shard (nats)")
@@ -146,10 +146,9 @@ def efficiency(ranks: int, tokens_a_rank: int, gigabytes_a_second: float, operat
            xticklabels=[f"{n:,}" for n in numbers[::2]])
     ax.minorticks_off()
     return fig, (
-        f"Efficiency by number of ranks, where each rank has {tokens_a_rank:,} tokens a step, sends "
-        f"{gigabytes_a_second} GB a second and computes {operations_a_second / 1e12:.0f} million million operations a "
-        f"second. {efficient(2):.0%} with 2 ranks, {efficient(1024):.0%} with 1,024. With {ranks} it is {reached:.0%}, "
-        f"so they are {ranks * reached:.1f} times as fast as one."
+        f"Efficiency by number of ranks; each computes {operations_a_second:.0e} operations a second: "
+        f"{efficient(2):.0%} with 2 ranks, {efficient(1024):.0%} with 1,024. {ranks} reach {reached:.0%} and are "
+        f"{ranks * reached:.1f} times as fast as one."
     )
 
 
@@ -230,43 +229,39 @@ def rates(losses: Mapping[int, Mapping[float, float]]) -> Drawn:
     right.legend()
     times = batches[-1] / first
     return fig, (
-        "Left: validation loss by learning rate after equally many tokens, one U-shaped curve a batch; vertical lines "
-        "mark the lowest points (of parabolas), at about "
-        f"{_listed([f'{best[b]:.1g} for batch {b}' for b in batches])}. Right: these best rates by batch. From batch "
-        f"{first} to {batches[-1]} the best rate grows about "
-        f"{best[batches[-1]] / best[first]:.0f} times, where the root rule says {times**0.5:.0f} and the linear rule "
-        f"{times:.0f} times."
+        "Left: validation loss by learning rate after equally many tokens, a U-shaped curve a batch, lowest at about "
+        f"{_listed([f'{best[b]:.1g} for batch {b}' for b in batches])}. Right: these rates by batch. From batch "
+        f"{first} to {batches[-1]} the best rate grows {best[batches[-1]] / best[first]:.0f} times; the root rule says "
+        f"{times**0.5:.0f}, the linear rule {times:.0f}."
     )
 
 
-def who_reads(shards: Sequence[Sequence[Sequence[int]]], samples: int) -> Drawn:
-    """Draw which rank reads which sample in each epoch: a square a sample, coloured and numbered by rank.
+def who_reads(deals: Mapping[str, Sequence[Sequence[int]]], samples: int) -> Drawn:
+    """Draw which rank reads which sample, a row a deal: a square a sample, coloured and numbered by rank.
 
-    shards: by epoch, by rank, the samples it reads in order. What is read twice shows both ranks; what nobody reads
-    stays empty.
+    deals: by name (an epoch), by rank, the samples it reads in order. What is read twice shows both ranks; what nobody
+    reads stays empty.
     """
-    fig, ax = figures.new(width=7.2, height=0.7 + 0.55 * len(shards))
-    missed = repeated = 0
-    for epoch, by_rank in enumerate(shards):
+    fig, ax = figures.new(width=7.2, height=0.7 + 0.5 * len(deals))
+    words = []
+    for row, (name, by_rank) in enumerate(deals.items()):
+        missed = repeated = 0
         for sample in range(samples):
             readers = [rank for rank, shard in enumerate(by_rank) for one in shard if one == sample]
             missed, repeated = missed + (not readers), repeated + max(0, len(readers) - 1)
             for index, rank in enumerate(readers):
-                share = 1 / len(readers)
-                ax.add_patch(_rectangle((sample - 0.45 + 0.9 * index * share, epoch - 0.4), 0.9 * share, 0.8,
-                                        facecolor=figures.colour(rank), alpha=0.45, hatch=figures.pattern(rank),
-                                        edgecolor="black", linewidth=0.5))
-                ax.text(sample - 0.45 + 0.9 * (index + 0.5) * share, epoch, str(rank), ha="center", va="center",
-                        fontsize="small", bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1})
-    ax.set(xlim=(-0.7, samples - 0.3), ylim=(len(shards) - 0.4, -0.6), xlabel="sample (number in the square: its rank)",
-           ylabel="epoch", xticks=range(samples), yticks=range(len(shards)))
+                share = 0.9 / len(readers)
+                left = sample - 0.45 + index * share
+                ax.add_patch(_rectangle((left, row - 0.4), share, 0.8, facecolor=figures.colour(rank), alpha=0.45,
+                                        hatch=figures.pattern(rank), edgecolor="black", linewidth=0.5))
+                ax.text(left + share / 2, row, str(rank), ha="center", va="center", fontsize="small",
+                        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1})
+        lists = ", ".join(f"rank {rank} {' '.join(map(str, shard)) or '-'}" for rank, shard in enumerate(by_rank))
+        words.append(f"{name}: {lists} ({repeated} twice, {missed} never).")
+    ax.set(xlim=(-0.7, samples - 0.3), ylim=(len(deals) - 0.4, -0.6), xlabel="sample (number in the square: its rank)",
+           xticks=range(samples), yticks=range(len(deals)), yticklabels=list(deals))
     ax.grid(False)
-    rows = "; ".join(
-        f"epoch {epoch}: " + ", ".join(f"rank {rank} reads {' '.join(map(str, shard)) or 'nothing'}"
-                                       for rank, shard in enumerate(by_rank))
-        for epoch, by_rank in enumerate(shards)
-    )
-    return fig, f"Which rank reads which of {samples} samples. {rows}. Read twice: {repeated}; never read: {missed}."
+    return fig, f"Which rank reads which of {samples} samples. {' '.join(words)}"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -291,8 +286,8 @@ def _trial(name: str, case: Any) -> Any:
 def shards(function: Any, samples: int = 18, ranks: int = 4, epochs: int = 3) -> None:
     """Show which rank reads which sample in each epoch."""
     try:
-        by_epoch = [[[int(one) for one in function(samples, rank, ranks, epoch)] for rank in range(ranks)]
-                    for epoch in range(epochs)]
+        by_epoch = {f"epoch {epoch}": [[int(one) for one in function(samples, rank, ranks, epoch)]
+                                       for rank in range(ranks)] for epoch in range(epochs)}
     except NotImplementedError:
         print(NOT_WRITTEN)
         return

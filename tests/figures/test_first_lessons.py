@@ -17,8 +17,8 @@ def drawn(made):
 
 def test_losses_say_where_they_start_and_end_and_what_left_the_picture():
     said = drawn(one_worker.losses({"right": [4.8, 4.0, 3.0], "wrong": [4.8, 100.0, math.nan]}, floor=3.44))
-    assert "right: from 4.8 to" in said
-    assert "wrong: starts at 4.8 and leaves the picture by step 2" in said
+    assert "right: 4.8, then 3.9" in said
+    assert "wrong: 4.8, out of the picture by step 2" in said
     assert "3.44" in said
 
 
@@ -43,6 +43,11 @@ def test_needs_say_where_a_model_fits():
     assert "fits in 80 GB" in said
 
 
+def test_norms_and_losses_say_how_they_start_and_end():
+    said = drawn(one_worker.norms_and_losses({"right": ([4.0] * 5, [8.0] * 5), "wrong": ([3.0] * 5, [32.0] * 5)}))
+    assert "right: norm 8.0, then 8.0, loss 4.0; wrong: norm 32.0, then 32.0, loss 3.0" in said
+
+
 def test_the_moments_of_a_step_come_in_order_and_end_as_they_should():
     torch = pytest.importorskip("torch")
     from torch.distributed._tools.mem_tracker import MemTracker
@@ -65,7 +70,7 @@ def test_the_moments_of_a_step_come_in_order_and_end_as_they_should():
     parameters = 4 * sum(p.numel() for p in network.parameters())
     assert points[-1][1]["gradients"] == points[-1][1]["parameters"] == parameters
     assert points[4][1]["gradients"] == 0
-    assert "highest at 'loss'" in drawn(one_worker.step_by_step(points))
+    assert "at 'loss' (" in drawn(one_worker.step_by_step(points))
 
 
 def test_the_two_methods_say_who_holds_what():

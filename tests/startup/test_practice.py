@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -16,11 +17,11 @@ from utils.publish import ROOT, read
 @pytest.fixture(scope="module")
 def practice_python(tmp_path_factory):
     """Return the Python of an environment made as the README says."""
-    (line,) = re.findall(r"`pip (install -r requirements-practice\.txt)`", (ROOT / "README.md").read_text())
+    (line,) = re.findall(r'`pip (install -e ".*?")`', (ROOT / "README.md").read_text())
     environment = tmp_path_factory.mktemp("practice") / ".venv"
     subprocess.run([sys.executable, "-m", "venv", environment], check=True)
     python = environment / "bin/python"
-    subprocess.run([python, "-m", "pip", *line.split()], cwd=ROOT, check=True, capture_output=True, timeout=600)
+    subprocess.run([python, "-m", "pip", *shlex.split(line)], cwd=ROOT, check=True, capture_output=True, timeout=600)
     return python
 
 

@@ -45,7 +45,7 @@ def _why_wrong(case: Case, by_part: Sequence[Seen], kinds: set[str], done: Seque
     if missing:
         return _why_missing(case, by_part, missing)
     m = case.micro_batches
-    if m and m > 1 and case.sequences % m and any(c.sequences % c.micro_batches == 0 for c in done):
+    if m and m > 1 and case.sequences % m and any(c.sequences % (c.micro_batches or 1) == 0 for c in done):
         return (
             f"Right for equal micro-batches, wrong for {case}: their means do not have equal weight. Multiply each "
             "loss by len(micro-batch) / len(batch); 1/m is that only where all are equal."
@@ -83,7 +83,8 @@ def _why_missing(case: Case, by_part: Sequence[Seen], missing: Sequence[int]) ->
 
 def _tied(by_part: Sequence[Seen]) -> tuple[bool, set[str], set[str]]:
     """Return whether the tied weight is off, how it compares on its two ranks, and how the rest compares."""
-    tied, others = set(), set()
+    tied: set[str] = set()
+    others: set[str] = set()
     for place, seen in enumerate(by_part):
         for name, kind in seen.gradients.items():
             ends = (place == 0 and name == "token.weight") or (place == len(by_part) - 1 and name == "output.weight")

@@ -31,20 +31,20 @@ def losses(curves: Mapping[str, Sequence[float]], floor: float | None = None, to
         ax.plot(range(1, len(good) + 1), good, color=colour(index), linestyle=style, label=name)
         if len(good) < len(values):
             ax.plot(len(good), min(good[-1], top), "x", color=colour(index), markersize=10, markeredgewidth=3)
-            said.append(f"{name}: starts at {good[0]:.1f} and leaves the picture by step {len(good) + 1}")
+            said.append(f"{name}: {good[0]:.1f}, out of the picture by step {len(good) + 1}")
         else:
-            said.append(f"{name}: from {good[0]:.1f} to {sum(good[-5:]) / len(good[-5:]):.1f} (mean of the last five)")
+            said.append(f"{name}: {good[0]:.1f}, then {sum(good[-5:]) / len(good[-5:]):.1f}")
     if floor is not None:
         ax.axhline(floor, color="#444444", linewidth=1.2, linestyle=":")
         words = f"letter frequencies alone: {floor:.2f}"
         ax.annotate(words, (1, floor), (0, 4), xycoords=("axes fraction", "data"), textcoords="offset points",
                     ha="right", fontsize=9)  # fmt: skip
-        said.append(f"letter frequencies alone would give {floor:.2f}, drawn as a line")
+        said.append(f"letter frequencies alone: {floor:.2f}")
     ax.set(xlabel="step", ylabel="loss, nats a character")
     ax.set_ylim(top=min(top, ax.get_ylim()[1]))
     ax.legend(loc="upper right")
     steps = max(len(values) for values in curves.values())
-    return fig, f"Loss by step, over {steps} steps. " + "; ".join(said) + "."
+    return fig, f"Loss over {steps} steps, at the first and in the mean of the last five. " + "; ".join(said) + "."
 
 
 def slowdown(widths: Sequence[int], ratios: Sequence[float]) -> tuple[Figure, str]:
@@ -57,7 +57,7 @@ def slowdown(widths: Sequence[int], ratios: Sequence[float]) -> tuple[Figure, st
     ax.set(xticks=widths, xticklabels=[str(width) for width in widths], xlabel="width of the model")
     ax.set(ylabel="measured / predicted", ylim=(0, 1.15 * max(ratios)))
     pairs = ", ".join(f"{ratio:.1f} at width {width}" for width, ratio in zip(widths, ratios, strict=True))
-    return fig, f"Measured time of a step over the time predicted from the matrix product: {pairs}. One would be ideal."
+    return fig, f"Measured over predicted time of a step: {pairs}. One would be ideal."
 
 
 def by_batch(
@@ -76,10 +76,11 @@ def by_batch(
         line = [formula(n) / 1e6 for n in fine] if kind == "activations" else [marks[0]] * len(fine)
         ax.plot(fine, line, color=colour(index), linestyle=LINES[index % 4])
         ax.plot(sequences, marks, MARKERS[index], color=colour(index), linestyle="none", label=kind)
-        said.append(f"{kind} {marks[0]:.1f} MB at {sequences[0]} sequences and {marks[-1]:.1f} MB at {sequences[-1]}")
+        said.append(f"{kind} {marks[0]:.1f} and {marks[-1]:.1f}")
     ax.set(xlabel="sequences in the batch", ylabel="MB", ylim=(0, None))
     ax.legend(title="marks: counted, lines: formula", loc="upper left")
-    return fig, "Memory by kind and size of the batch: " + "; ".join(said) + ". Marks lie on the lines."
+    ends = f"{sequences[0]} and {sequences[-1]} sequences"
+    return fig, f"Memory by kind, in MB, of {ends}: " + "; ".join(said) + ". Marks lie on the lines."
 
 
 def moments(tracker: Any, layers: int) -> list[tuple[str, dict[str, int]]]:
@@ -124,11 +125,9 @@ def step_by_step(points: Sequence[tuple[str, Mapping[str, int]]], title: str = "
     top = max(range(len(points)), key=lambda i: below[i])
     at_top, after = points[top][1], points[-1][1]
     said = ", ".join(f"{kind} {size / 1e6:.1f}" for kind, size in at_top.items())
-    left = ", ".join(f"{kind} {size / 1e6:.1f}" for kind, size in after.items())
     return fig, (
-        f"Memory through one step, in MB. It starts at {below[0]:.1f}, is highest at '{points[top][0]}' with "
-        f"{below[top]:.1f} ({said}), and ends with {left}. Activations rise in the forward pass and fall in the "
-        "backward pass, where gradients appear."
+        f"Memory through one step, in MB: {below[0]:.1f} at the start, at most {below[top]:.1f} at '{points[top][0]}' "
+        f"({said}), {below[-1]:.1f} at the end, {after['gradients'] / 1e6:.1f} of it gradients."
     )
 
 
@@ -192,7 +191,7 @@ def two_walls(
         for name, second, size in zip(names, seconds, states, strict=True)
     )
     fit = ", ".join(f"{sum(size <= limit for size in states)} fit in {name}" for name, limit in devices.items())
-    return fig, f"Time on one H100 at 40 % and memory without activations, by model: {said}. Of {len(names)}, {fit}."
+    return fig, f"Time on one H100 at 40 %, and memory without activations: {said}. Of {len(names)}, {fit}."
 
 
 def _walls(ax: Axes, values: Sequence[float], limit: float, words: Sequence[str]) -> None:
@@ -210,20 +209,21 @@ def _gigabytes(size: float) -> str:
     return f"{size / 1e9:,.0f} GB"
 
 
-def norms(curves: Mapping[str, Sequence[float]]) -> tuple[Figure, str]:
-    """Draw the norm of the gradient by step, on a logarithmic scale."""
-    fig, ax = new(height=2.8)
-    for index, (name, values) in enumerate(curves.items()):
-        ax.plot(range(1, len(values) + 1), values, color=colour(index), linestyle=LINES[index % 4], label=name)
-    ax.set_yscale("log")
-    ax.set(xlabel="step", ylabel="norm of the gradient")
-    ax.set_ylim(top=8 * max(max(values) for values in curves.values()))
-    ax.legend(ncols=3, loc="upper center")
-    said = "; ".join(
-        f"{name}: {values[0]:.1f} at the first step, {sum(values[-5:]) / len(values[-5:]):.1f} over the last five"
-        for name, values in curves.items()
-    )
-    return fig, f"Norm of the gradient by step. {said}."
+def norms_and_losses(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> tuple[Figure, str]:
+    """Draw, by step, the norm of the gradient and beside it the loss; a curve is (losses, norms)."""
+    fig, (left, right) = new(columns=2, width=8.4, height=3.2)
+    said = []
+    for index, (name, (lost, norm)) in enumerate(curves.items()):
+        style = {"color": colour(index), "linestyle": LINES[index % 4]}
+        left.plot(range(1, len(norm) + 1), norm, **style)
+        right.plot(range(1, len(lost) + 1), lost, label=name, **style)
+        end = [sum(values[-5:]) / len(values[-5:]) for values in (norm, lost)]
+        said.append(f"{name}: norm {norm[0]:.1f}, then {end[0]:.1f}, loss {end[1]:.1f}")
+    left.set_yscale("log")
+    left.set(xlabel="step", ylabel="norm of the gradient")
+    right.set(xlabel="step", ylabel="loss, nats a character")
+    fig.legend(loc="outside upper center", ncols=len(curves))
+    return fig, f"First norm of the gradient, and means of the last five steps. {'; '.join(said)}."
 
 
 # ------------------------------------------------------------------------------------------ what an exercise's code did

@@ -37,7 +37,7 @@ def who_holds_what(title: str, ranks: Sequence[Held], blocks: int, sequences: in
 
 def two_methods(data: Sequence[Held], model: Sequence[Held], blocks: int, sequences: int) -> tuple[Figure, str]:
     """Draw data parallelism above model parallelism: who holds which blocks, and which sequences pass through whom."""
-    fig, (above, below) = new(rows=2, width=7.2, height=4.2)
+    fig, (above, below) = new(rows=2, width=7.2, height=3.5)
     said = [
         who_holds_what("Data parallelism", data, blocks, sequences, above),
         who_holds_what("Model parallelism", model, blocks, sequences, below),

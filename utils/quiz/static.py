@@ -201,9 +201,9 @@ def list_html(title: str, items: Sequence[Item], place: str) -> str:
 
 
 def list_text(title: str, items: Sequence[Item], place: str) -> str:
-    """Return several items as plain text."""
-    body = [item_text(item, f"{place} {n} of {len(items)}") for n, item in enumerate(items, 1)]
-    return "\n\n".join([title, *body])
+    """Return several items as plain text: what each asks, in its first line."""
+    body = [f"{place} {n}: {to_plain(item['prompt']).splitlines()[0]}" for n, item in enumerate(items, 1)]
+    return "\n".join([title, *body])
 
 
 def blueprint(bank: Bank) -> str:

@@ -340,6 +340,24 @@ def test_a_stopped_rank_goes_on(launcher, capsys):
     assert "rank 2 had been stopped by a signal (SIGSTOP); it goes on." in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("fault", ["1 / 0", "os.kill(os.getpid(), 9)"])
+def test_what_the_others_do_meanwhile_is_stopped(launcher, fault):
+    ranks.run("keep = 40 + rank")
+    with pytest.raises(ranks.RanksError) as failure:
+        ranks.run(f"import os, time\nif rank == 1:\n    {fault}\nif rank > 1:\n    time.sleep(100)")
+    text = str(failure.value)
+    assert f"at line 3: {fault}" in text
+    assert "ranks 2-3: was stopped at line 5: time.sleep(100)" in text
+    assert failure.value.cause == ("raised" if fault == "1 / 0" else "died")
+    assert failure.value.states[2].status == "stopped"
+    works([] if fault == "1 / 0" else [1])
+
+
+def test_a_connection_of_the_learners_own_is_not_taken_for_the_groups(launcher):
+    with pytest.raises(ranks.RanksError, match="rank 2 raised ConnectionResetError"):
+        ranks.run("if rank == 2:\n    raise ConnectionResetError('Connection reset by peer')")
+
+
 def _interrupt_after(seconds):
     import signal
 

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from utils import ranks
-from utils.ranks import session
+from utils.ranks import engine, session
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +73,18 @@ def test_not_a_number_of_ranks(n):
 def test_not_a_launcher():
     with pytest.raises(ranks.RanksError, match='Choose "auto", "fork" or "stock"'):
         ranks.start(2, launcher="mpi")
+
+
+def test_more_ranks_than_gpus(monkeypatch):
+    monkeypatch.setattr(engine, "gpus", _one)
+    with pytest.raises(ranks.RanksError, match=r"gpu=True needs a GPU for each rank; there is none for rank 1\."):
+        ranks.start(2, gpu=True)
+    ranks.start(2)
+    assert ranks.gather("str(device)") == ["cpu", "cpu"]
+
+
+def _one():
+    return 1
 
 
 def test_before_the_start():

@@ -23,15 +23,16 @@ from utils.ranks.explain import RanksError, State
 __all__ = ["RanksError", "State", "call", "connect", "gather", "run", "scatter", "start", "stop"]
 
 
-def start(n: int = 4, *, fresh: bool = False, launcher: str = "auto") -> None:
+def start(n: int = 4, *, fresh: bool = False, launcher: str = "auto", gpu: bool = False) -> None:
     """Start `n` ranks, or keep those that run if there are `n` of them already.
 
     `fresh=True` starts anew in any case. `launcher` is "fork" (quick; Linux only), "stock" (ipyparallel's own) or
-    "auto" (fork where the platform can). Raises `RanksError` if the ranks do not come up.
+    "auto" (fork where the platform can). `gpu=True` gives each rank a GPU of its own as its `device`, and NCCL for
+    tensors there. Raises `RanksError` if the ranks do not come up.
     """
     from utils.ranks import session
 
-    session.start(n, fresh=fresh, launcher=launcher)
+    session.start(n, fresh=fresh, launcher=launcher, gpu=gpu)
 
 
 def stop() -> None:
@@ -75,16 +76,17 @@ def call(function: Callable[..., Any], *args: Any, on: int | Iterable[int] | Non
     return cells.call(session.current(), function, args, on)
 
 
-def connect(client: Any = None, *, interface: str | None = None, **options: Any) -> None:
+def connect(client: Any = None, *, interface: str | None = None, gpu: bool = False, **options: Any) -> None:
     """Make ranks of the engines of an ipyparallel cluster that is already running, in the order of their ids.
 
     `client` is an `ipyparallel.Client`; without one, one is made with `options` (`profile="slurm"`, `cluster_id=...`,
     `connection_info=...`). `interface` names the network device the ranks are to use between machines ("eth0"); without
-    it the one that leads to the first rank. `ranks.stop()` leaves the cluster running. Raises `RanksError`.
+    it the one that leads to the first rank. `gpu` is as in `start`. `ranks.stop()` leaves the cluster running. Raises
+    `RanksError`.
     """
     from utils.ranks import session
 
-    session.connect(client, options, interface)
+    session.connect(client, options, interface, gpu)
 
 
 def _register() -> None:

@@ -131,6 +131,7 @@ class Book:
         self.waiting: dict[int, tuple[int, Call]] = {}  # by thread: serial number of the wait, what it waits for
         self.waits = self.order = 0
         self.mismatch: Call | None = None
+        self.failed: Call | None = None  # the call in which an error was raised last
         self.fed = False  # a receive from anyone was ended by an empty message
 
     # -- beginning a call -------------------------------------------------------------------------------------------
@@ -329,6 +330,9 @@ def install() -> None:
                     raise RuntimeError("nobody sends any more")
                 book.came(entry[0], self)
             return result
+        except BaseException:
+            book.failed = entry[0]
+            raise
         finally:
             book.leave()
             book.pending.pop(id(self), None)
@@ -353,6 +357,7 @@ def _kernel(name: str, op: Any) -> Callable[..., Any]:
             result = op.redispatch(below, *args, **kwargs)
         except BaseException:
             book.undo(call)
+            book.failed = call
             raise
         finally:
             book.leave()

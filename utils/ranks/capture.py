@@ -45,7 +45,9 @@ class Output:
                 with contextlib.suppress(OSError):
                     os.write(self.file, taken.encode(errors="replace"))
         if rest := text[len(taken) :]:
-            self.tail = (self.tail + rest[-TAIL_CHARACTERS:])[-TAIL_CHARACTERS:]
+            self.tail += rest[-TAIL_CHARACTERS:]
+            if len(self.tail) > 50 * TAIL_CHARACTERS:  # cut now and then, not at every piece
+                self.tail = self.tail[-TAIL_CHARACTERS:]
 
     def show(self, data: dict[str, Any], metadata: dict[str, Any]) -> None:
         """Take something rich, or the text of a value."""
@@ -62,6 +64,7 @@ class Output:
         if self.file is not None:
             os.close(self.file)
             self.file = None
+        self.tail = self.tail[-TAIL_CHARACTERS:]
         if self.tail:
             cut = self.total - self.head - len(self.tail)
             note = f"\n... {cut:,} characters cut here, of {self.total:,} in {self.lines:,} lines ...\n" if cut else ""

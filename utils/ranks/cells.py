@@ -34,12 +34,12 @@ def run(
     args = {r: (source,) for r in ranks}
     more = {r: (str(path) if path else None,) for r, path in spools.items()}
     try:
-        replies, interrupted = _each(world, execute.run_cell, args, source, first_line, more, progress)
+        watch = _each(world, execute.run_cell, args, source, first_line, more, progress)
     finally:
         if progress:
             progress.end()
-    show({r: d["output"] if "output" in d else spooled(spools[r]) for r, d in replies.items()})
-    _settle(world, replies, "cell", interrupted)
+    show({r: d["output"] if "output" in d else spooled(spools[r]) for r, d in watch.done.items()})
+    _settle(world, watch, watch.done, "cell")
 
 
 def gather(world: World, expression: str) -> list[Any]:
@@ -106,8 +106,9 @@ def _values(
     world: World, function: Callable[..., Any], args: dict[int, tuple[Any, ...]], source: str, what: str
 ) -> list[Any]:
     """Call a function of `execute` on ranks; return the values by rank."""
-    replies, interrupted = _each(world, function, args, source, 1)
-    _settle(world, replies, what, interrupted)
+    watch = _each(world, function, args, source, 1)
+    _settle(world, watch, watch.done, what)
+    replies = watch.done
     values: list[Any] = []
     failed = {}
     for r in sorted(replies):
@@ -117,15 +118,15 @@ def _values(
             reason = {"status": "raised", "name": type(e).__name__, "message": str(e), "frames": [], "pickle": True}
             failed[r] = {**replies[r], **reason}
     if failed:
-        _settle(world, {**replies, **failed}, what, False)
+        _settle(world, watch, {**replies, **failed}, what)
     return values
 
 
 def _each(
     world: World, function: Callable[..., Any], args: Mapping[int, tuple[Any, ...]], source: str, first_line: int,
     more: Mapping[int, tuple[Any, ...]] | None = None, progress: Progress | None = None,
-) -> tuple[dict[int, Reply], bool]:  # fmt: skip
-    """Call a function of `execute` on ranks, watched. Returns the replies by rank, and whether it was interrupted."""
+) -> Watch:  # fmt: skip
+    """Call a function of `execute` on ranks, watched. Returns what was seen."""
     replace_dead(world)
     world.cell = next(_numbers)
     world.cells[world.cell] = (source, first_line)
@@ -133,13 +134,15 @@ def _each(
     watch = Watch(world, jobs, progress)
     replies = watch.run()
     world.books.update({r: d["book"] for r, d in replies.items() if d.get("book")})
-    return replies, bool(watch.interrupted)
+    return watch
 
 
-def _settle(world: World, replies: Mapping[int, Reply], what: str, interrupted: bool) -> None:
+def _settle(world: World, watch: Watch, replies: Mapping[int, Reply], what: str) -> None:
     """After a cell: if anything went wrong, repair it and raise the explanation."""
     lines = {r: world.line(r, world.cell) for r in replies}
-    report = Report(Case(world.cell, world.n, replies, world.books, world.cells, what, interrupted, lines))
+    stopped, interrupted = frozenset(watch.stopped), bool(watch.interrupted)
+    case = Case(world.cell, world.n, replies, world.books, world.cells, what, interrupted, stopped, lines)
+    report = Report(case)
     outside = [r for r in range(world.n) if r not in replies and world.death(r)]
     lost = sorted([r for r, d in replies.items() if d["status"] == "died"] + outside)
     no_group = any(d.get("group") is False for d in replies.values())

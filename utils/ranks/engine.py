@@ -95,7 +95,8 @@ def join(rank: int, world_size: int, meeting: dict[str, Any]) -> Reply:
     """Leave the old world, if any, and make a new one; give the learner's variables their names.
 
     `meeting` has `epoch` (a number that no other world has); `file` for a rendezvous on one machine, or `host` and
-    `port` of the store that rank 0 serves; `table`, the path of the shared table, or None where ranks share no disk.
+    `port` of the store that rank 0 serves; `table`, the path of the shared table, or None where ranks share no disk;
+    and perhaps `gpu`, by rank the number of its GPU.
     """
     import torch
     import torch.distributed as dist
@@ -113,10 +114,13 @@ def join(rank: int, world_size: int, meeting: dict[str, Any]) -> Reply:
     me.table = Table(meeting["table"], rank) if meeting["table"] else store.StoreTable(_tcp_store(meeting), rank)
     me.store = store.WatchedStore(inner)
     me.before = _sockets()
-    device = torch.device("cpu")
+    device = torch.device("cuda", meeting["gpu"][rank]) if "gpu" in meeting else torch.device("cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     # The watcher ends waits in vain, so the group's own limit must never be what ends a long one.
     patience = datetime.timedelta(hours=12)
-    dist.init_process_group("gloo", store=me.store, rank=rank, world_size=world_size, timeout=patience)
+    dist.init_process_group(backend, store=me.store, rank=rank, world_size=world_size, timeout=patience)
     calls.now.book = calls.Book(rank, meeting["epoch"], me.table)
     namespace().update(torch=torch, dist=dist, rank=rank, world_size=world_size, device=device)
     return {"status": "ok", "pid": os.getpid()}
@@ -169,6 +173,13 @@ def serve(host: str) -> Reply:
         host, port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach()
     )  # fmt: skip
     return {"port": port}
+
+
+def gpus() -> int:
+    """Return the number of GPUs of this machine."""
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def leave() -> None:
@@ -307,6 +318,18 @@ def free() -> None:
     for fd in group_sockets():
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as s:
             s.shutdown(socket.SHUT_RDWR)
+    if "cuda" in str(namespace().get("device")):
+        _abort_nccl()
+
+
+def _abort_nccl() -> None:
+    """End what waits on GPUs. Written from PyTorch's documentation: the course's tests have no GPU to run it on."""
+    import torch
+    import torch.distributed as dist
+
+    for group in list(dist.distributed_c10d._world.pg_map):
+        with contextlib.suppress(Exception):
+            group._get_backend(torch.device("cuda")).abort()
 
 
 def _stand() -> None:

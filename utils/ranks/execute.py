@@ -109,8 +109,11 @@ def _reported(work: Callable[[], Reply], cell: int) -> Reply:
         gc.collect()
     if book:
         book.prune()
-        reply.update(book=book.report(cell), mismatch=book.mismatch.plain() if book.mismatch else None)
-        book.mismatch = None
+        reply["book"] = book.report(cell)
+        for key in ("mismatch", "failed"):
+            at = getattr(book, key)
+            reply[key] = at.plain() if at else None
+            setattr(book, key, None)
     reply.update(freed=me.freed, was=me.was, group=dist.is_initialized())
     return reply
 

@@ -6,62 +6,15 @@ first. It is decided from what each rank had called, not from the order of event
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from utils.ranks.capture import clean
+from utils.ranks.causes import BY_ERROR, CAUSES, LOST_PEER, NO_MEMORY
 from utils.ranks.stuck import left_over, needs
 
 Reply = Mapping[str, Any]
-
-LOST_PEER = re.compile(
-    "closed by peer|Connection reset|Connection closed|Socket closed|Broken pipe|Connection refused|Software caused"
-    "|failed to pass monitoredBarrier|never came to make the process group|nobody sends any more"
-)
-NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|Cannot allocate memory|bad_alloc|out of memory", re.I)
-
-CAUSES = {
-    "raised": "something that only this rank has or does (its data, a branch on `rank`). The others only waited.",
-    "raised everywhere": "the cell itself. All ranks run the same code, so all meet the same error.",
-    "syntax": "a bracket, colon or quotation mark that is missing, here or in the line above. No rank ran any of it.",
-    "memory": "a tensor, or the sum of all that are kept, larger than the memory this rank may use. What a variable "
-    "holds counts until the variable is deleted (`del name`).",
-    "mismatch": "a collective inside `if rank == ...`, or in a loop that takes more turns on some ranks. In a group "
-    "every rank must make the same calls in the same order.",
-    "roots": "a root (`src`, `dst`) that depends on `rank`. All ranks must name the same one.",
-    "tensors": "shards of unequal size, or a tensor of another type on one rank. In one collective the tensors of all "
-    "ranks must agree in shape and type: print `x.shape, x.dtype` before the call.",
-    "message": "a receive into a tensor made for something else. It must have the type and the number of elements of "
-    "the tensor sent.",
-    "groups": "`dist.new_group` inside `if rank == ...`. All ranks must call it for every group, members or not, in "
-    "the same order.",
-    "skipped": "a collective inside `if rank == ...`, or in a loop that takes fewer turns on one rank. Every rank of a "
-    "group must make every call of the group.",
-    "absent": "a collective in a cell that runs on some ranks only. Every rank of a group must make every call of the "
-    "group: use a group of these ranks (`dist.new_group`), or run the cell on all.",
-    "order": "each waits for another to act first. Of two ranks that exchange messages one must send while the other "
-    "receives; or all post their receives first (`irecv`) and wait for them after sending.",
-    "order of calls": "each waits for another to act first. Ranks must make the calls they share in the same order, "
-    "also those of different groups.",
-    "unmatched": "a send without its recv, or a wrong rank in one of the two. Both must be made before the cell ends.",
-    "tags": "different tags. A `recv` takes only messages with its own tag.",
-    "left behind": "an asynchronous call inside `if rank == ...`. It must be made by every rank of its group, like any "
-    "other call.",
-    "died": "the system killed the process because memory ran out, somebody else did, or native code crashed. The "
-    "others cannot go on without it.",
-    "exit": "`os._exit` in the cell, or native code that ended the process.",
-    "pickle": "an object that only makes sense in its own process. Ask for the values you want to see of it: numbers, "
-    "strings, tensors, lists and dictionaries of them.",
-    "broken": "a connection that was closed in the cell, or a process group that was destroyed there.",
-}
-BY_ERROR = {
-    "NameError": "a name that no %%ranks cell has made on this rank. The notebook's own variables live in another "
-    "process: `ranks.scatter` brings them over.",
-    "ModuleNotFoundError": "a package that is not installed for the Python that runs the ranks.",
-    "SystemExit": "a script's `exit()`. A rank lives on after the cell; `ranks.stop()` in the notebook ends it.",
-}
 
 
 class RanksError(RuntimeError):
@@ -80,8 +33,9 @@ class RanksError(RuntimeError):
 class State:
     """Where one rank stood when the cell ended.
 
-    `status`: "finished", "raised", "waited", "called" (something other than the rest), "died", "interrupted" or
-    "absent" (the cell did not run there). `line` counts as JupyterLab does; None if it is not known.
+    `status`: "finished", "raised", "waited", "called" (something other than the rest), "died", "interrupted",
+    "stopped" (because others had failed) or "absent" (the cell did not run there). `line` counts as JupyterLab does;
+    None if it is not known.
     """
 
     status: str
@@ -102,6 +56,7 @@ class Case:
     cells: Mapping[int, tuple[str, int]]  # source and number of the first line, by number of the cell
     what: str = "cell"  # or "expression", "call", "value"
     interrupted: bool = False
+    stopped: frozenset[int] = frozenset()  # ranks that were stopped because others had failed
     lines: Mapping[int, int | None] = field(default_factory=dict)  # where killed ranks were, from the table
 
 
@@ -156,8 +111,15 @@ class Report:
         if d["status"] == "died" or d.get("mismatch"):
             return False
         stood = (d.get("was") or {}).get("wait") if d.get("freed") else None
-        lost = d["status"] == "raised" and LOST_PEER.search(d["message"]) is not None
+        # A connection of the learner's own may break too, and with the same words.
+        ours = d["status"] == "raised" and d.get("place", "").startswith(("torch.", "utils.ranks."))
+        lost = ours and LOST_PEER.search(d["message"]) is not None
         return bool(stood) or lost
+
+    def _stopped(self, r: int) -> bool:
+        """Tell whether a rank was stopped only because others had failed."""
+        d = self._reply(r)
+        return r in self.case.stopped and d["status"] == "raised" and d["name"] == "KeyboardInterrupt"
 
     def _waited_for(self, r: int) -> dict[str, Any] | None:
         """Return what a rank waited for: `op`, `call`, `frames`."""
@@ -166,9 +128,9 @@ class Report:
         if was.get("wait"):
             return {**was["wait"], "frames": was["frames"]}
         recent = d.get("book", {}).get("recent", [])
-        if not recent:
+        call = d.get("failed") or (recent[-1] if recent else None)
+        if call is None:
             return None
-        call = recent[-1]
         return {"op": call["via"] or call["op"], "call": call, "frames": d.get("frames") or call["frames"]}
 
     def _odd_calls(self) -> dict[int, Mapping[str, Any]]:
@@ -184,7 +146,7 @@ class Report:
         for r in self.ranks:
             d = self._reply(r)
             wait = self.wait.get(r, {}).get("call")
-            known = [d.get("mismatch"), wait, *d.get("book", {}).get("recent", [])]
+            known = [d.get("mismatch"), d.get("failed"), wait, *d.get("book", {}).get("recent", [])]
             for call in filter(None, known):
                 same = call["group"] == first["group"] and call["number"] == first["number"]
                 if same and call["channel"] == first["channel"]:
@@ -211,7 +173,8 @@ class Report:
     def _judge(self) -> tuple[str, str, str]:
         """Return cause, first line and usual cause."""
         d = self.case.replies
-        raised = [r for r in self.ranks if d[r]["status"] == "raised" and r not in self.secondary | set(self.odd)]
+        others = self.secondary | set(self.odd) | {r for r in self.ranks if self._stopped(r)}
+        raised = [r for r in self.ranks if d[r]["status"] == "raised" and r not in others]
         died = [r for r in self.ranks if d[r]["status"] == "died"]
         if self.case.interrupted:
             return "interrupted", "You interrupted the cell.", ""
@@ -380,6 +343,9 @@ class Report:
             line, where = self.at(wait["frames"] if wait else d.get("frames", []))
             op = wait["op"] if wait else "a collective"
             return State("waited", line, op), f"waited in {op}{self._with(wait)}{where}"
+        if self._stopped(r):
+            line, where = self.at(d["frames"])
+            return State("stopped", line), f"was stopped{where}"
         if d["status"] == "raised":
             return self._raised_words(d)
         for left in self.left:

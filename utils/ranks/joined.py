@@ -28,7 +28,7 @@ PROBE = """{
 class JoinedWorld(World):
     """A world that is only borrowed: `close` leaves its engines running, and nothing of it can be replaced here."""
 
-    def __init__(self, client: Any, options: dict[str, Any], interface: str | None, folder: Path):
+    def __init__(self, client: Any, options: dict[str, Any], interface: str | None, folder: Path, gpu: bool):
         self.mine = client is None
         self.client = client if client is not None else _client(options)
         self.ended = ""
@@ -38,7 +38,7 @@ class JoinedWorld(World):
                 raise RanksError(
                     "The cluster has no engines. Start some: ipcluster engines --n=4", cause="start"
                 )  # fmt: skip
-            super().__init__(len(ids), "joined", folder)
+            super().__init__(len(ids), "joined", folder, gpu)
             self.engines = ids
             self._meet(interface)
             self.join()
@@ -53,6 +53,7 @@ class JoinedWorld(World):
         hosts = [f["host"] for f in found]
         here = socket.gethostname()
         self.hosts = set(hosts)
+        self.check_gpus([hosts[:r].count(hosts[r]) for r in range(self.n)])
         self.pids = [f["pid"] if f["host"] == here else 0 for f in found]
         self.shared = all(f["sees"] and f["host"] == here for f in found)
         if self.shared:
@@ -75,7 +76,8 @@ class JoinedWorld(World):
     def meeting(self) -> Reply:
         """Return how the ranks of a new group find each other: over the store that rank 0 serves."""
         table = str(self.table_path) if self.shared else None
-        return {"epoch": next(epochs), "host": self.address[0], "port": self.address[1], "table": table}
+        host, port = self.address
+        return {"epoch": next(epochs), "host": host, "port": port, "table": table, **self.devices()}
 
     def places(self) -> str:
         """Return the words for the number of machines, if there is more than one."""

@@ -98,8 +98,20 @@ def launcher_class(forker: Forker | None) -> Any:
     import psutil
     from ipyparallel.cluster.launcher import LocalEngineLauncher, LocalEngineSetLauncher
 
+    class StockEngineLauncher(LocalEngineLauncher):
+        """The stock one, which also keeps how its process ended."""
+
+        exit_code = None
+
+        def _wait(self) -> None:
+            self.exit_code = self._popen_process.wait()
+            self.loop.add_callback(lambda: self.notify_stop({"exit_code": self.exit_code, "pid": self.pid}))
+
+    class StockEngineSetLauncher(LocalEngineSetLauncher):
+        launcher_class = StockEngineLauncher
+
     if forker is None:
-        return LocalEngineSetLauncher
+        return StockEngineSetLauncher
 
     class ForkedEngineLauncher(LocalEngineLauncher):
         def start(self) -> None:

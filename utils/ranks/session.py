@@ -28,11 +28,11 @@ def current() -> world.World:
     return _world
 
 
-def start(n: int, *, fresh: bool, launcher: str) -> None:
+def start(n: int, *, fresh: bool, launcher: str, gpu: bool) -> None:
     """Start n ranks, or keep them; see `utils.ranks.start`."""
     global _world
     _check(n, launcher)
-    if _keep(n, fresh, launcher):
+    if _keep(n, fresh, launcher, gpu):
         print(f"{_count(n)} already running; variables are kept. (ranks.start({n}, fresh=True) starts anew.)")
         return
     before = _world is not None
@@ -41,7 +41,7 @@ def start(n: int, *, fresh: bool, launcher: str) -> None:
     if launcher == "auto":
         launcher = "fork" if launch.can_fork() else "stock"
     try:
-        _world = world.OwnWorld(n, launcher, folder())
+        _world = world.OwnWorld(n, launcher, folder(), gpu)
     except OSError as e:
         where = os.environ.get("TMPDIR") or tempfile.gettempdir()
         raise RanksError(
@@ -61,9 +61,11 @@ def _check(n: int, launcher: str) -> None:
         raise RanksError(f"ranks.start({n!r}): the number of ranks is a whole number from 1 up.", cause="usage")
 
 
-def _keep(n: int, fresh: bool, launcher: str) -> bool:
+def _keep(n: int, fresh: bool, launcher: str, gpu: bool) -> bool:
     """Tell whether the running world serves, mending it if a rank has died."""
-    if _world is None or fresh or _world.n != n or launcher not in ("auto", _world.launcher) or _world.lost():
+    if _world is None or fresh or (_world.n, _world.gpu) != (n, gpu):
+        return False
+    if launcher not in ("auto", _world.launcher) or _world.lost():
         return False
     try:
         cells.replace_dead(_world)
@@ -76,13 +78,13 @@ def _count(n: int) -> str:
     return f"{n} ranks are" if n > 1 else "1 rank is"
 
 
-def connect(client: Any, options: dict[str, Any], interface: str | None) -> None:
+def connect(client: Any, options: dict[str, Any], interface: str | None, gpu: bool) -> None:
     """Join a running cluster; see `utils.ranks.connect`."""
     global _world
     from utils.ranks.joined import JoinedWorld
 
     stop()
-    _world = JoinedWorld(client, options, interface, folder())
+    _world = JoinedWorld(client, options, interface, folder(), gpu)
     one_thread()
     print(f"{_count(_world.n)} ready, one on each engine of the cluster{_world.places()}.")
 

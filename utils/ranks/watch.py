@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 Reply = dict[str, Any]
 PAUSE = 0.15  # seconds between two questions to the ranks
 LOST = 15  # questions in a row that found nothing moving, after a failure: then the rest is let go as well
+STOP_REST = 3.5  # seconds after a failure until ranks that still compute are stopped
 AFTER_INTERRUPT = 3.0  # seconds until a rank that does not react to an interrupt is killed
 AFTER_FREE = 3.0  # the same for one that was freed and waits all the same
 
@@ -31,6 +32,8 @@ class Watch:
         self.same: dict[int, int] = {}  # by rank: how many questions in a row found it in the same wait
         self.freed: dict[int, float] = {}
         self.interrupted = 0.0
+        self.failed = 0.0  # when a rank had failed
+        self.stopped: set[int] = set()  # ranks that were stopped for that
         self.signalled = 0.0
         self.began = time.monotonic()
         self.asked = self.began
@@ -82,6 +85,8 @@ class Watch:
             if how:
                 self.world.unregister(r)
                 self.done[r] = {**self._known(r), "status": "died", "how": how}
+            if r in self.done and self.done[r]["status"] != "ok":
+                self.failed = self.failed or time.monotonic()
 
     def _known(self, r: int) -> Reply:
         """Return what was seen of a rank before it died."""
@@ -113,11 +118,20 @@ class Watch:
         steady = {r: w for r, w in waits.items() if self.same[r] >= (2 if w["sure"] else 4) and r not in self.freed}
         busy |= {r for r in waits if r not in steady and r not in self.freed}
         vain = stuck(steady, busy, books, self.world.n)
-        failed = any(d["status"] != "ok" for d in self.done.values())
-        if failed and not busy and all(self.same[r] >= LOST for r in steady):
+        if self.failed and not busy and all(self.same[r] >= LOST for r in steady):
             vain |= set(steady)
         if vain:
             self._free(sorted(vain))
+        self._stop_rest(busy)
+
+    def _stop_rest(self, busy: set[int]) -> None:
+        """Some time after a failure, stop the ranks that go on: what they do without the failed one is of no use."""
+        now = time.monotonic()
+        if self.failed and now - self.failed > STOP_REST and now - self.signalled > 1:
+            self.signalled = now
+            for r in busy:
+                self.stopped.add(r)
+                self.world.interrupt(r)
 
     def _free(self, ranks: list[int]) -> None:
         for r in ranks:

@@ -34,8 +34,8 @@ class World:
     client: Any = None
     shared = True  # whether all ranks see the disk of this machine
 
-    def __init__(self, n: int, launcher: str, folder: Path):
-        self.n, self.launcher, self.folder = n, launcher, folder
+    def __init__(self, n: int, launcher: str, folder: Path, gpu: bool):
+        self.n, self.launcher, self.folder, self.gpu = n, launcher, folder, gpu
         self.engines: list[int] = [-1] * n
         self.pids: list[int] = [0] * n
         self.books: dict[int, Reply] = {}
@@ -99,10 +99,29 @@ class World:
             self.kill(r)
         self.replace(sorted(failed))
 
+    def check_gpus(self, local: list[int]) -> None:
+        """Raise if a rank is to have a GPU and its machine has none for it; `local` numbers ranks within a machine."""
+        self.local = local
+        if not self.gpu:
+            return
+        there = [self.submit(r, engine.gpus).get(timeout=60) for r in range(self.n)]
+        if short := [r for r in range(self.n) if local[r] >= there[r]]:
+            text = f"gpu=True needs a GPU for each rank; there is none for {names(short)}."
+            raise RanksError(text, cause="start")
+
     def meeting(self) -> Reply:
         """Return how the ranks of a new group find each other: see `engine.join`."""
         epoch = next(epochs)
-        return {"epoch": epoch, "file": str(self.folder / f"group-{epoch}"), "table": str(self.table_path)}
+        return {
+            "epoch": epoch,
+            "file": str(self.folder / f"group-{epoch}"),
+            "table": str(self.table_path),
+            **self.devices(),
+        }
+
+    def devices(self) -> Reply:
+        """Return which GPU each rank has, if they have any."""
+        return {"gpu": self.local} if self.gpu else {}
 
     def make_table(self) -> None:
         """Make the table that all ranks share."""
@@ -157,8 +176,8 @@ class World:
 class OwnWorld(World):
     """Ranks that were started by `ranks.start`."""
 
-    def __init__(self, n: int, launcher: str, folder: Path):
-        super().__init__(n, launcher, folder)
+    def __init__(self, n: int, launcher: str, folder: Path, gpu: bool = False):
+        super().__init__(n, launcher, folder, gpu)
         self.make_table()
         self.forker: launch.Forker | None = None
         fresh = False
@@ -171,6 +190,7 @@ class OwnWorld(World):
             if fresh and self.forker:
                 self.forker.wait_ready()
             self.fill(range(n))
+            self.check_gpus(list(range(n)))
             self.join()
         except BaseException:
             self.close()
@@ -235,12 +255,12 @@ class OwnWorld(World):
         """Return how an engine of the stock launcher ended, None while it lives."""
         if alive(pid):
             return None
-        launchers = [e for s in self.cluster.engines.values() for e in s.launchers.values() if e.pid == pid]
-        popen = launchers[0]._popen_process if launchers else None
-        if popen is not None:
-            with contextlib.suppress(Exception):
-                popen.wait(timeout=1)
-        return popen.returncode if popen is not None and popen.returncode is not None else 0
+        engines = (e for s in self.cluster.engines.values() for e in s.launchers.values())
+        launcher = next((e for e in engines if e.pid == pid), None)
+        if launcher is None:
+            return 0
+        launcher._wait_thread.join(1)
+        return launcher.exit_code or 0
 
     def kill(self, r: int) -> None:
         """Kill the process of a rank."""

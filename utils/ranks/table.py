@@ -86,7 +86,7 @@ class Table:
         """Return what a rank published as number `number` in a place, if it has come so far and it is still known."""
         slot = self._slot(REGION * rank, place, number)
         key, length = SLOT.unpack_from(self.memory, slot)
-        if key != place ^ number:
+        if key != place ^ number or not length:  # the key is written first: without a length it is half a record
             return None
         data = bytes(self.memory[slot + SLOT.size : slot + SLOT.size + length])
         return data if SLOT.unpack_from(self.memory, slot) == (key, length) else None

@@ -263,3 +263,20 @@ def test_other_rooms_can_have_the_sockets_of_the_groups(world):
     assert ranks.call(count_sockets) == before
     ranks.run("mine.close()\nmore = dist.new_group([0, 1])")
     assert ranks.call(count_sockets) == [4, 4, 3, 3]
+
+
+def test_a_line_written_over_and_over_is_shown_as_it_stood_last(world, capsys):
+    source = "for i in range(5): print(f'\\r{i}/4', end='')\nprint()\nprint('done')"
+    assert printed(capsys, source) == "ranks 0-3:\n4/4\ndone\n"
+
+
+def test_two_threads_of_the_notebook_may_ask(world):
+    import threading
+
+    values = []
+    other = threading.Thread(target=lambda: values.append(ranks.gather("rank")))
+    other.start()
+    with pytest.raises(ranks.RanksError, match="rank 0 never reached the barrier"):
+        ranks.run("if rank: dist.barrier()")
+    other.join()
+    assert values == [[0, 1, 2, 3]]

@@ -75,6 +75,19 @@ def test_not_a_launcher():
         ranks.start(2, launcher="mpi")
 
 
+@pytest.mark.parametrize("launcher", ["fork", "stock"])
+def test_the_ranks_stand_where_the_notebook_stands(tmp_path, monkeypatch, launcher):
+    (tmp_path / "beside.py").write_text("value = 7")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SET_IN_THE_NOTEBOOK", "yes")
+    ranks.start(2, launcher=launcher)
+    ranks.run("import os, beside")
+    assert (
+        ranks.gather("(os.getcwd(), os.environ['SET_IN_THE_NOTEBOOK'], beside.value)")
+        == [(str(tmp_path), "yes", 7)] * 2
+    )
+
+
 def test_more_ranks_than_gpus(monkeypatch):
     monkeypatch.setattr(engine, "gpus", _one)
     with pytest.raises(ranks.RanksError, match=r"gpu=True needs a GPU for each rank; there is none for rank 1\."):

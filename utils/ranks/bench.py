@@ -23,6 +23,7 @@ from utils.bench import Row
 
 HOWS = ("ranks", "stock", "%%px", "mp.spawn", "torchrun")
 REPEAT = 40
+HUNDRED = "x = torch.ones(3)\nfor i in range(100):\n    dist.all_reduce(x)"
 CELL = "x = torch.ones(3)\ndist.all_reduce(x)"
 MEET = (
     "import torch, torch.distributed as dist; torch.set_num_threads(1); "
@@ -36,7 +37,7 @@ def rows() -> Iterator[Row]:
     four = {how: _measured(how, 4) for how in HOWS}
     again = {how: _measured(how, 4) for how in HOWS}
     for how, figures in four.items():  # the better of two: a neighbour's work only ever adds
-        for key in ("ready", "again", "cell", "empty"):
+        for key in ("ready", "again", "cell", "empty", "hundred"):
             figures[key] = min((f[key] for f in (figures, again[how]) if f.get(key)), default=None)
 
     def row(what: str, key: str, unit: float, budget: str = "", most: float | None = None, of: Any = four) -> Row:
@@ -49,6 +50,7 @@ def rows() -> Iterator[Row]:
     yield row("4 ranks ready, again", "again", 1)
     yield row("a cell with one small all-reduce", "cell", 0.001, "30 ms", 0.030)
     yield row("a cell that does nothing", "empty", 0.001)
+    yield row("a cell with a hundred small all-reduces", "hundred", 0.001)
     yield row("a collective that one rank skips, explained", "explained", 1, "5 s", 5)
     yield row("memory (PSS) of all processes, 4 ranks", "memory", 1e6)
     eight = {how: _measured(how, 8) for how in HOWS}
@@ -97,6 +99,7 @@ def _ranks(n: int, launcher: str) -> dict[str, Any]:
     figures["memory"] = _memory()
     figures["cell"] = _timed(lambda: ranks.run(CELL), REPEAT)
     figures["empty"] = _timed(lambda: ranks.run("pass"), REPEAT)
+    figures["hundred"] = _timed(lambda: ranks.run(HUNDRED), 5)
 
     def skip() -> None:
         with contextlib.suppress(ranks.RanksError):
@@ -131,6 +134,7 @@ def _px(n: int) -> dict[str, Any]:
     figures: dict[str, Any] = {"ready": time.perf_counter() - begun, "memory": _memory()}
     figures["cell"] = _timed(lambda: client[:].execute(CELL, block=True), REPEAT)
     figures["empty"] = _timed(lambda: client[:].execute("pass", block=True), REPEAT)
+    figures["hundred"] = _timed(lambda: client[:].execute(HUNDRED, block=True), 5)
     stop(client)
     begun = time.perf_counter()
     client = start()

@@ -69,6 +69,8 @@ class Output:
             cut = self.total - self.head - len(self.tail)
             note = f"\n... {cut:,} characters cut here, of {self.total:,} in {self.lines:,} lines ...\n" if cut else ""
             self.pieces.append(note + self.tail)
+        # A line written over and over (a progress bar) is kept as it stood last.
+        self.pieces = [re.sub(r"[^\n]*\r(?!\n)", "", p) if isinstance(p, str) else p for p in self.pieces]
         if self.shown > SHOWN or self.bytes > SHOWN_BYTES:
             self.pieces.append(f"... of {self.shown} things shown, those that were too many or too big are left out\n")
         return self.pieces

@@ -33,13 +33,14 @@ def run(
     progress = Progress.here(lambda r: _last_line(spools[r])) if alone else None
     args = {r: (source,) for r in ranks}
     more = {r: (str(path) if path else None,) for r, path in spools.items()}
-    try:
-        watch = _each(world, execute.run_cell, args, source, first_line, more, progress)
-    finally:
-        if progress:
-            progress.end()
-    show({r: d["output"] if "output" in d else spooled(spools[r]) for r, d in watch.done.items()})
-    _settle(world, watch, watch.done, "cell")
+    with world.turn:
+        try:
+            watch = _each(world, execute.run_cell, args, source, first_line, more, progress)
+        finally:
+            if progress:
+                progress.end()
+        show({r: d["output"] if "output" in d else spooled(spools[r]) for r, d in watch.done.items()})
+        _settle(world, watch, watch.done, "cell")
 
 
 def gather(world: World, expression: str) -> list[Any]:
@@ -106,6 +107,13 @@ def _values(
     world: World, function: Callable[..., Any], args: dict[int, tuple[Any, ...]], source: str, what: str
 ) -> list[Any]:
     """Call a function of `execute` on ranks; return the values by rank."""
+    with world.turn:
+        return _values_in_turn(world, function, args, source, what)
+
+
+def _values_in_turn(
+    world: World, function: Callable[..., Any], args: dict[int, tuple[Any, ...]], source: str, what: str
+) -> list[Any]:
     watch = _each(world, function, args, source, 1)
     _settle(world, watch, watch.done, what)
     replies = watch.done
@@ -128,10 +136,10 @@ def _each(
 ) -> Watch:  # fmt: skip
     """Call a function of `execute` on ranks, watched. Returns what was seen."""
     replace_dead(world)
-    world.cell = next(_numbers)
-    world.cells[world.cell] = (source, first_line)
-    jobs = {r: world.submit(r, function, *a, world.cell, *(more[r] if more else ())) for r, a in args.items()}
-    watch = Watch(world, jobs, progress)
+    cell = next(_numbers)
+    world.cells[cell] = (source, first_line)
+    jobs = {r: world.submit(r, function, *a, cell, *(more[r] if more else ())) for r, a in args.items()}
+    watch = Watch(world, cell, jobs, progress)
     replies = watch.run()
     world.books.update({r: d["book"] for r, d in replies.items() if d.get("book")})
     return watch
@@ -139,9 +147,9 @@ def _each(
 
 def _settle(world: World, watch: Watch, replies: Mapping[int, Reply], what: str) -> None:
     """After a cell: if anything went wrong, repair it and raise the explanation."""
-    lines = {r: world.line(r, world.cell) for r in replies}
+    lines = {r: world.line(r, watch.cell) for r in replies}
     stopped, interrupted = frozenset(watch.stopped), bool(watch.interrupted)
-    case = Case(world.cell, world.n, replies, world.books, world.cells, what, interrupted, stopped, lines)
+    case = Case(watch.cell, world.n, replies, world.books, world.cells, what, interrupted, stopped, lines)
     report = Report(case)
     outside = [r for r in range(world.n) if r not in replies and world.death(r)]
     lost = sorted([r for r, d in replies.items() if d["status"] == "died"] + outside)

@@ -117,7 +117,8 @@ def launcher_class(forker: Forker | None) -> Any:
         def start(self) -> None:
             argv = [*self.engine_args, f"--IPEngine.id={self.parent.first_id + int(self.identifier)}"]
             assert forker
-            self.pid = forker.fork(argv=argv, env=self.get_env(), log=self.output_file)
+            env = {**os.environ, **self.get_env()}
+            self.pid = forker.fork(argv=argv, env=env, log=self.output_file, cwd=os.getcwd())
             self.process = psutil.Process(self.pid)
             self.notify_start(self.pid)
             self._start_waiting()

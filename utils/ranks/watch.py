@@ -25,8 +25,8 @@ AFTER_FREE = 3.0  # the same for one that was freed and waits all the same
 class Watch:
     """One cell on some ranks, from start to end."""
 
-    def __init__(self, world: World, jobs: Mapping[int, Any], progress: Any = None):
-        self.world, self.jobs, self.progress = world, jobs, progress
+    def __init__(self, world: World, cell: int, jobs: Mapping[int, Any], progress: Any = None):
+        self.world, self.cell, self.jobs, self.progress = world, cell, jobs, progress
         self.done: dict[int, Reply] = {}
         self.last: dict[int, Reply] = {}  # by rank: its latest answer
         self.same: dict[int, int] = {}  # by rank: how many questions in a row found it in the same wait
@@ -102,7 +102,7 @@ class Watch:
             answer = answers.get(r)
             if answer is None:
                 self.world.continue_if_stopped(r)
-            wait = answer.get("wait") if answer and answer.get("cell") == self.world.cell else None
+            wait = answer.get("wait") if answer and answer.get("cell") == self.cell else None
             if answer is None or wait is None:
                 busy.add(r)
                 self.same[r] = 0
@@ -110,7 +110,7 @@ class Watch:
                 before = (self.last.get(r) or {}).get("wait")
                 self.same[r] = self.same.get(r, 0) + 1 if before and before["serial"] == wait["serial"] else 1
                 waits[r] = wait
-            if answer and answer.get("cell") == self.world.cell:
+            if answer and answer.get("cell") == self.cell:
                 self.last[r] = answer
         books = {**self.world.books, **{r: d["book"] for r, d in self.done.items() if d.get("book")}}
         books.update({r: a["book"] for r, a in self.last.items() if r in waiting and a.get("book")})

@@ -39,9 +39,9 @@ class World:
         self.engines: list[int] = [-1] * n
         self.pids: list[int] = [0] * n
         self.books: dict[int, Reply] = {}
-        self.cell = 0  # number of the cell that runs, or ran last
         self.cells: dict[int, tuple[str, int]] = {}  # by number: source, and the number of its first line
         self.table: table.Table | None = None
+        self.turn = threading.RLock()  # one cell at a time, whichever thread of the notebook asks
 
     # -- talking ----
 

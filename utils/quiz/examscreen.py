@@ -168,7 +168,8 @@ class Exam(Screen):
             return "Go on to another topic; what you answered comes back in the review over days."
         if not names:
             return "What you answered comes back in the review over days."
-        where = " and ".join(f"“{lesson(name).words}”" for name in names)
+        titles = [f"“{lesson(name).words}”" for name in names]
+        where = " and ".join(filter(None, [", ".join(titles[:-1]), titles[-1]]))
         start = "Only where you missed something: " if result == STRONG else "Go on with "
         return f"{start}{where}. Missed questions come back in the review."
 

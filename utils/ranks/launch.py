@@ -115,10 +115,12 @@ def launcher_class(forker: Forker | None) -> Any:
 
     class ForkedEngineLauncher(LocalEngineLauncher):
         def start(self) -> None:
+            here = os.getcwd()
             argv = [*self.engine_args, f"--IPEngine.id={self.parent.first_id + int(self.identifier)}"]
+            argv.append(f"--IPEngine.work_dir={here}")  # its default is where the fork server once started
             assert forker
             env = {**os.environ, **self.get_env()}
-            self.pid = forker.fork(argv=argv, env=env, log=self.output_file, cwd=os.getcwd())
+            self.pid = forker.fork(argv=argv, env=env, log=self.output_file, cwd=here)
             self.process = psutil.Process(self.pid)
             self.notify_start(self.pid)
             self._start_waiting()

@@ -172,8 +172,6 @@ def _become_engine(job: dict[str, Any], server: int) -> None:
         os.dup2(source, target)
     os.closerange(3, 64)
     os.environ.update(job["env"])
-    with contextlib.suppress(OSError):
-        os.chdir(job["cwd"])
     if job["cwd"] not in sys.path:
         sys.path.insert(0, job["cwd"])  # modules beside the notebook
     from ipyparallel.engine.app import IPEngine

@@ -31,6 +31,7 @@ class Watch:
         self.last: dict[int, Reply] = {}  # by rank: its latest answer
         self.same: dict[int, int] = {}  # by rank: how many questions in a row found it in the same wait
         self.freed: dict[int, float] = {}
+        self.stood: dict[int, Reply] = {}  # by rank: its answer before it was freed
         self.interrupted = 0.0
         self.failed = 0.0  # when a rank had failed
         self.stopped: set[int] = set()  # ranks that were stopped for that
@@ -85,6 +86,10 @@ class Watch:
             if how:
                 self.world.unregister(r)
                 self.done[r] = {**self._known(r), "status": "died", "how": how}
+            if r in self.done and r in self.stood and self.done[r]["status"] != "died" and not self.interrupted:
+                # A broken connection of another may have let it go before its own turn came: keep where it had stood.
+                if not (self.done[r].get("was") or {}).get("wait"):
+                    self.done[r] = {**self.done[r], "freed": True, "was": self.stood[r]}
             if r in self.done and self.done[r]["status"] != "ok":
                 self.failed = self.failed or time.monotonic()
 
@@ -140,6 +145,8 @@ class Watch:
                 self._end_receive(r, call)
         self.world.ask(ranks, "free")
         for r in ranks:
+            if r not in self.freed and self.last.get(r, {}).get("wait"):
+                self.stood[r] = self.last[r]
             self.freed.setdefault(r, time.monotonic())
             self.same[r] = 0
 

@@ -86,12 +86,17 @@ class Watch:
             if how:
                 self.world.unregister(r)
                 self.done[r] = {**self._known(r), "status": "died", "how": how}
-            if r in self.done and r in self.stood and self.done[r]["status"] != "died" and not self.interrupted:
-                # A broken connection of another may have let it go before its own turn came: keep where it had stood.
-                if not (self.done[r].get("was") or {}).get("wait"):
-                    self.done[r] = {**self.done[r], "freed": True, "was": self.stood[r]}
+            if r in self.done:
+                self._recall(r)
             if r in self.done and self.done[r]["status"] != "ok":
                 self.failed = self.failed or time.monotonic()
+
+    def _recall(self, r: int) -> None:
+        """Keep where a freed rank had stood: another's broken connection may have let it go before its own turn."""
+        done = self.done[r]
+        told = (done.get("was") or {}).get("wait")
+        if r in self.stood and not told and done["status"] != "died" and not self.interrupted:
+            self.done[r] = {**done, "freed": True, "was": self.stood[r]}
 
     def _known(self, r: int) -> Reply:
         """Return what was seen of a rank before it died."""

@@ -4,6 +4,7 @@
 PYTHON ?= python3
 TORCH ?=
 LAB ?=
+WORKERS ?= 2
 VENV := .venv
 IN := $(VENV)/bin/python
 
@@ -20,8 +21,8 @@ INSTALLED_TESTS := $(VENV)/.installed-tests-$(call sum,requirements.txt tests/re
 course: $(INSTALLED) ## make .venv, your own copy my_course/, and open JupyterLab (LAB="--no-browser" passes arguments on)
 	$(IN) -m utils.course start $(LAB)
 
-test: $(INSTALLED_TESTS) ## every test: tools, checks, all notebooks compared, a real browser
-	$(IN) -m pytest --nbval --nbval-current-env --nbval-cell-timeout=300 --nbval-sanitize-with=tests/sanitize.cfg \
+test: $(INSTALLED_TESTS) ## every test: tools, checks, all notebooks compared, a real browser (WORKERS=1: one file after the other)
+	$(IN) -m pytest -n $(WORKERS) --dist loadfile --nbval --nbval-current-env --nbval-cell-timeout=300 --nbval-sanitize-with=tests/sanitize.cfg \
 		--durations=15 tests notebooks solutions exercises
 
 lint: $(INSTALLED_TESTS) ## style and types over utils, tests and notebooks

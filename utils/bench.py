@@ -1,5 +1,7 @@
 """Measure what the course promises about itself: `python -m utils.bench`, or `make bench`.
 
+Names of rooms measure those alone: `python -m utils.bench utils.ranks.bench`.
+
 Each room keeps its rows in a module of its own, named in `ROOMS`: a function `rows()` that yields `Row`s. Figures are
 measured side by side in one run, because those of two runs, or two machines, cannot be compared.
 """
@@ -14,7 +16,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-ROOMS = ("utils.ranks.bench",)
+ROOMS = ("utils.ranks.bench", "utils.bench_notebooks")
 
 
 @dataclass
@@ -50,17 +52,19 @@ def table(measured: list[Row]) -> str:
 
 
 def main() -> None:
-    """Measure everything and print the table."""
+    """Measure everything, or the rooms that the command line names, and print a table for each."""
     begun = time.monotonic()
     system = f"{platform.system()}, Python {platform.python_version()}, {os.cpu_count()} processors"
     if hasattr(os, "getloadavg"):
         system += f", load before {os.getloadavg()[0]:.1f}"
     print(f"{system}. Takes a few minutes.", file=sys.stderr)
-    measured = []
-    for row in rows():
-        measured.append(row)
-        print(f"  {time.monotonic() - begun:4.0f} s  {row.what}", file=sys.stderr)
-    print(f"\n{system}\n\n{table(measured)}")
+    print(f"\n{system}")
+    for room in sys.argv[1:] or ROOMS:
+        measured = []
+        for row in rows((room,)):
+            measured.append(row)
+            print(f"  {time.monotonic() - begun:4.0f} s  {row.what}", file=sys.stderr)
+        print(f"\n{table(measured)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -298,18 +298,21 @@ def notebooks_in(*folders: str) -> list[Path]:
     return [path.relative_to(here) if path.is_relative_to(here) else path for path in paths]
 
 
+def measure(path: Path, timeout: float = 600) -> tuple[NotebookNode, float, float]:
+    """Execute the notebook at `path`; return it cleaned, the seconds it took and the peak of its processes in MB."""
+    start = time.monotonic()
+    with _Memory() as memory:
+        notebook = execute(path, timeout)
+    return notebook, time.monotonic() - start, memory.peak
+
+
 def run_execute(paths: list[Path], timeout: float) -> None:
     """Execute and clean each notebook of `paths`, and print its time and its peak memory."""
     for path in paths:
-        start = time.monotonic()
-        with _Memory() as memory:
-            notebook = execute(path, timeout)
+        notebook, seconds, megabytes = measure(path, timeout)
         changed = write(notebook, path)
         print("\r" if sys.stderr.isatty() else "", end="", file=sys.stderr, flush=True)
-        seconds = time.monotonic() - start
-        print(
-            f"{path}: {'written' if changed else 'unchanged'}, {seconds:.0f} s, peak {memory.peak:.0f} MB", flush=True
-        )
+        print(f"{path}: {'written' if changed else 'unchanged'}, {seconds:.0f} s, peak {megabytes:.0f} MB", flush=True)
 
 
 def run_exercises(paths: list[Path]) -> None:

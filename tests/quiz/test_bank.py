@@ -197,6 +197,16 @@ def test_every_committed_bank_is_free_of_faults(name: str) -> None:
     assert faults == []
 
 
+@pytest.mark.parametrize("name", bank.names())
+def test_every_committed_bank_reads_the_same_where_yaml_has_no_c_library(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(bank.__file__).parent / "bank" / f"{name}.yaml"
+    fast = reading.read(path)
+    monkeypatch.delattr(yaml, "CSafeLoader")
+    assert reading.read(path) == fast
+
+
 def test_no_id_is_used_in_two_banks() -> None:
     banks, messages = bank.all_banks()
     assert messages == []

@@ -80,9 +80,10 @@ def timeline(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Drawn:
         ax.set(title=title, yticks=range(len(by_rank)), yticklabels=[f"rank {rank}" for rank in range(len(by_rank))])
         ax.invert_yaxis()
         ax.grid(False)
-        early = sum(any(sent < run["backward"] for _, sent, _ in run["spans"]) for run in by_rank)
-        words.append(f"{title}: {len(by_rank[0]['spans'])} messages a rank; on {early} of {len(by_rank)} ranks the "
-                     f"first leaves before backward ends; {hidden(by_rank):.0%} of the time in flight lies behind it.")
+        first = min(sent for _, sent, _ in by_rank[0]["spans"]) / by_rank[0]["backward"]
+        number = len(by_rank[0]["spans"])
+        words.append(f"{title.capitalize()}: {number} message{'s' * (number > 1)} a rank; on rank 0 the first leaves after "
+                     f"{first:.0%} of the backward pass; {hidden(by_rank):.0%} of all time in flight lies behind it.")
     axes[-1, 0].set_xlabel("milliseconds since backward began")
     axes[0, 0].legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
     return fig, "Backward pass and messages by rank, recorded. " + " ".join(words)
@@ -168,7 +169,7 @@ def replay(
     )
 
 
-def side_by_side(mine: Any, theirs: Any, batch: tuple[Any, Any], pairs: int = 9, steps: int = 2) -> float:
+def side_by_side(mine: Any, theirs: Any, batch: tuple[Any, Any], pairs: int = 7, steps: int = 2) -> float:
     """Return, on the ranks, how long a step of `mine` takes as a ratio to `theirs`: the median of pairs taken in turns.
 
     Call it on all ranks; rank 0's answer is as good as any.
@@ -204,8 +205,8 @@ def batch_means(by_rank: Sequence[Sequence[float]], whole: Sequence[float]) -> D
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
     off = max(abs(m - w) for means in by_rank for m, w in zip(means, whole, strict=True))
     return fig, (
-        f"The mean of each of {len(whole)} features: by rank, over its {len(by_rank)}th of the batch, and over the "
-        f"whole batch. The ranks' means scatter around it, by up to {off:.1f}."
+        f"The mean of each of {len(whole)} features: by rank, over its own shard, and over the whole "
+        f"batch. The ranks' means scatter around it, by up to {off:.1f}."
     )
 
 
@@ -213,3 +214,159 @@ def batch_means(by_rank: Sequence[Sequence[float]], whole: Sequence[float]) -> D
 # What a learner's function does
 
 NOT_WRITTEN = "Not written yet: put your code into the cell above and run it."
+EXAMPLE = (
+    ("token", 26, True), ("position", 16, False), ("query", 16, True), ("key", 16, True), ("value", 16, True),
+    ("up", 66, True), ("up.bias", 1, True), ("down", 66, True), ("down.bias", 1, True), ("norm", 1, True),
+)  # fmt: skip
+
+
+def plan_of(function: Callable[..., Any], cap: int = 64, first_cap: int = 24) -> None:
+    """Show the learner's buckets for a small model, in kB, against the cap."""
+    try:
+        plan = function([*EXAMPLE], cap, first_cap)
+    except NotImplementedError:
+        print(NOT_WRITTEN)
+        return
+    size = {name: nbytes for name, nbytes, _ in EXAMPLE}
+    if not isinstance(plan, (list, tuple)) or not all(name in size for bucket in plan for name in bucket):
+        print(f"A plan is a list of lists of names; you return {plan!r:.200}.")
+        return
+    fig, ax = figures.new(width=7.6, height=1.1 + 0.42 * max(1, len(plan)))
+    for row, bucket in enumerate(plan):
+        left = 0
+        for turn, name in enumerate(bucket):
+            ax.barh(row, size[name], left=left, height=0.7, color=figures.colour(turn), hatch=figures.pattern(turn),
+                    alpha=0.6, edgecolor="black", linewidth=0.6)
+            if size[name] > 8:
+                ax.text(left + size[name] / 2, row, name, ha="center", va="center", fontsize="small",
+                        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1})
+            left += size[name]
+        ax.plot([(cap if row else first_cap)] * 2, [row - 0.45, row + 0.45], color=figures.colour(5), linestyle="-")
+    ax.set(xlabel="kB (the line is the cap)", yticks=range(len(plan)), ylim=(len(plan) - 0.4, -0.6),
+           yticklabels=[f"bucket {row}" for row in range(len(plan))])
+    ax.grid(False, axis="y")
+    listed = "; ".join(f"{', '.join(bucket)} ({sum(size[name] for name in bucket)} kB)" for bucket in plan)
+    figures.show(fig, f"Your buckets, first {first_cap} and then {cap} kB at most: {listed}.")
+
+
+def _trial(name: str, trial: Any) -> Any:
+    """Run the function once on the ranks; return what they saw, or None, said on the page, if it does not work yet."""
+    from utils import ranks
+    from utils.check.reducers import run_trial
+
+    try:
+        return [seen for seen in ranks.call(run_trial, name, trial) if seen is not None]
+    except ranks.RanksError as error:
+        unwritten = any(state.name in ("NotImplementedError", "KeyError") for state in error.states.values())
+        print(NOT_WRITTEN if unwritten else error)
+        return None
+
+
+def overlap_of(name: str) -> None:
+    """Show when the learner's messages fly, over a recorded backward pass of a GPT on all ranks."""
+    from utils import ranks
+
+    try:
+        runs = ranks.call(recorded_overlap, name)
+    except ranks.RanksError as error:
+        unwritten = any(state.name in ("NotImplementedError", "KeyError") for state in error.states.values())
+        print(NOT_WRITTEN if unwritten else error)
+        return
+    if not all(run["spans"] for run in runs):
+        print("No message was sent.")
+        return
+    figures.show(*timeline({"Your reducer": runs}))
+
+
+def recorded_overlap(name: str) -> dict[str, Any]:
+    """Record, on a rank, a backward pass with the learner's reducer: its length, and each message's flight."""
+    import time
+
+    import torch
+    import torch.distributed as dist
+    from torch._C._distributed_c10d import Work
+
+    from utils import model
+    from utils.ranks import engine
+
+    rank, n = dist.get_rank(), dist.get_world_size()
+    network = model.GPT(model.Config(), seed=0)
+    parameters = [p for p in reversed(list(network.parameters())) if p.requires_grad]
+    finish = engine.namespace()[name](network, [parameters[index : index + 16] for index in range(0, len(parameters), 16)])
+    tokens, targets = model.batch(0, 8 * n, rank=rank, world_size=n)
+    sent: list[float] = []
+    arrived: dict[int, float] = {}
+    kept, order = dist.all_reduce, []
+
+    def all_reduce(*args: Any, **kwargs: Any) -> Any:
+        number, start = len(sent), time.perf_counter()
+        sent.append(start)
+        work = kept(*args, **kwargs)
+        if isinstance(work, Work):
+            order.append(work.get_future().then(lambda _: arrived.setdefault(number, time.perf_counter())))
+        else:
+            arrived[number] = time.perf_counter()
+        return work
+
+    dist.all_reduce = all_reduce
+    try:
+        for _ in range(2):
+            network.zero_grad()
+            loss = model.loss(network(tokens), targets)
+            sent.clear(), arrived.clear(), order.clear()
+            dist.barrier()
+            start = time.perf_counter()
+            loss.backward()
+            backward = time.perf_counter() - start
+            finish()
+            torch.futures.wait_all(order)
+    finally:
+        dist.all_reduce = kept
+    return {"backward": backward, "spans": [(i, at - start, arrived[i] - start) for i, at in enumerate(sent)]}
+
+
+def factors_of(name: str) -> Any:
+    """Tabulate by which factor the learner's sums are off, for some parameters, on ranks 0 and 3."""
+    from utils.check import reducers
+    from utils.check.inside_ddp import TIED
+    from utils.figures.table import Table
+
+    rows = []
+    for trial in (TIED[0], TIED[1], TIED[4]):
+        seen = _trial(name, trial)
+        if seen is None:
+            return None
+        right = reducers.sums(trial)
+        for parameter in ("token.weight", "output.weight", "position.weight", "norm.bias"):
+            if parameter in right:
+                row = [_factor(seen[rank].named[parameter], right[parameter]) for rank in (0, 3)]
+                rows.append([trial.title.partition(", ")[2], parameter, *row])
+    return Table(("four ranks with", "parameter", "found / right, rank 0", "rank 3"), rows, "Your sums over the ranks")
+
+
+def _factor(found: Any, right: Any) -> str:
+    if found is None:
+        return "no gradient"
+    k = float((found * right).sum() / right.square().sum())
+    return f"{k:.2f}" if float((found - k * right).norm()) < 1e-3 * float(found.norm() or 1) else "another direction"
+
+
+def messages_of(name: str) -> Any:
+    """Tabulate messages, memory and result of the learner's accumulation for growing numbers of micro-batches."""
+    from utils.check.gradients import parts_of, truth, vector
+    from utils.check.reducers import Trial
+    from utils.figures.table import Table
+
+    rows = []
+    for micro in ((1,) * 4, (2,) * 4, (4,) * 4, (4, 2, 3, 1)):
+        trial = Trial("accumulate", "", 4, micro=micro)
+        seen = _trial(name, trial)
+        if seen is None:
+            return None
+        case = trial.case()
+        right, _ = truth(parts_of(case.network(), case.pieces()))
+        off = max(float((vector(one.named) - right).norm() / right.norm()) for one in seen)
+        rows.append([", ".join(map(str, micro)), len(seen[0].calls), seen[0].buckets, max(one.alive for one in seen),
+                     "right" if off < 1e-4 else f"off by {off:.0%}"])
+    heads = ("micro-batches by rank", "messages", "DDP's buckets", "activations held at once, of", "gradient")
+    return Table(heads, rows, "Your accumulation with DDP on four ranks")

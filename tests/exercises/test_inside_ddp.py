@@ -60,7 +60,9 @@ PLAN: Wrong = {
         swap(("reversed(parameters)", "sorted(parameters, key=lambda p: -p[1])")), "result", "order is that of size",
     ),
     "frozen parameters": (swap(("if not trained", "if False")), "result", "frozen parameter stands in a bucket"),
-    "closed after it has reached the cap": (swap((FULL, "not buckets or held >= limit")), "result", "as the lesson does"),
+    "closed after it has reached the cap": (
+        swap((FULL, "not buckets or held >= limit")), "result", "as the lesson does",
+    ),
     "the first cap ignored": (swap((LIMIT, "limit = cap"), ("0, first_cap", "0, cap")), "result", "cap of its own"),
     "the first cap for all": (swap((LIMIT, "limit = first_cap")), "result", "cap of the first one only"),
     "closed at an exact fit": (swap(("> limit", ">= limit")), "result", "exactly its cap"),
@@ -129,7 +131,8 @@ OVERLAP: Wrong = {
         "result", "order in which it was joined",
     ),
     "everything once more": (
-        swap(("    def finish():\n", "    def finish():\n        for p in place:\n            dist.all_reduce(p.grad)\n")),
+        swap(("    def finish():\n",
+              "    def finish():\n        for p in place:\n            dist.all_reduce(p.grad)\n")),
         "messages", "number of messages is not that of the buckets",
     ),
     "waits until all are ready": (
@@ -153,7 +156,11 @@ def sum_gradients_once(net):
                 dist.all_reduce(p.grad)
 """
 LOOP = "    for p in net.parameters():\n"
-SEEN = "    seen = set()\n    for module in net.modules():\n        for name, p in module.named_parameters(recurse=False):\n"
+SEEN = """\
+    seen = set()
+    for module in net.modules():
+        for name, p in module.named_parameters(recurse=False):
+"""
 
 
 def walking(key: str, skip: str = "") -> str:
@@ -176,7 +183,8 @@ TIED: Wrong = {
         walking("id(p)", ' or (name == "weight" and module is net.output)'), "result", "left out by its name",
     ),
     "the tied one left out": (
-        swap((LOOP + "        if p.requires_grad:", LOOP + "        if p.requires_grad and p is not net.token.weight:")),
+        swap((LOOP + "        if p.requires_grad:",
+              LOOP + "        if p.requires_grad and p is not net.token.weight:")),
         "result", "once, not never",
     ),
     "mean instead of sum": (
@@ -194,12 +202,15 @@ TIED: Wrong = {
         "tied weight is sent twice",
     ),
     "gradients gathered in one list": (
-        swap(("            dist.all_reduce(p.grad)", "            parts = [torch.empty_like(p) for _ in range(world_size)]\n"
+        swap(("            dist.all_reduce(p.grad)",
+              "            parts = [torch.empty_like(p) for _ in range(world_size)]\n"
               "            dist.all_gather(parts, p.grad)\n            p.grad = sum(parts)\n"
               "            dist.all_reduce(torch.zeros_like(p))")),
         "bytes", "more is sent than each gradient once",
     ),
-    "nothing sent": (swap(("            dist.all_reduce(p.grad)", "            pass")), "messages", "No gradient travels"),
+    "nothing sent": (
+        swap(("            dist.all_reduce(p.grad)", "            pass")), "messages", "No gradient travels",
+    ),
 }  # fmt: skip
 
 CONTEXT = "        with nullcontext() if last else ddp.no_sync():\n"
@@ -234,7 +245,8 @@ ACCUMULATE: Wrong = {
     "the last two send": (swap(("number == len(micro_batches) - 1", "number >= len(micro_batches) - 2")), "messages",
                           "more than one micro-batch sends"),
     "one backward for all": (
-        swap((CONTEXT, "        with nullcontext():\n"), (BACK, "            losses.append(loss)\n    sum(losses).backward()"),
+        swap((CONTEXT, "        with nullcontext():\n"),
+             (BACK, "            losses.append(loss)\n    sum(losses).backward()"),
              ("    for number", "    losses = []\n    for number")),
         "memory", "held at once",
     ),

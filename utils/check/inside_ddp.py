@@ -5,43 +5,14 @@
 """
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from typing import Any
 
 from utils.check import gradients, reducers
+from utils.check.bucket_plans import judge_plan, plan_cases
 from utils.check.gradients import tried
 from utils.check.reducers import Trace, Trial
 from utils.check.verdict import NotYet, exercise
-
-Parameter = tuple[str, int, bool]  # name, bytes, trained
-
-HINTS = {
-    "not a plan": "Return a list of buckets, each a list of names.",
-    "frozen": "A frozen parameter stands in a bucket. It never gets a gradient, so its bucket would never be full.",
-    "twice": "A parameter stands in two places. Each gradient is sent once.",
-    "unknown": "There is a name in your plan that is no parameter.",
-    "too large to fit": "A parameter larger than the cap is in no bucket. It gets one of its own.",
-    "tail": "The parameters registered first are in no bucket: the last bucket is not full when the loop ends, and must "
-            "be kept all the same.",
-    "missing": "A trained parameter is in no bucket. Its gradient would never be averaged.",
-    "empty": "There is an empty bucket. It would be sent as a message of nothing, or wait for ever.",
-    "forward": "The buckets are packed in the order of registration. Gradients become ready from the last parameter to "
-               "the first, so the first bucket would be full at the very end.",
-    "inside": "The buckets follow each other from the last parameter to the first, but inside a bucket the order is "
-              "another. Keep the order of readiness inside as well.",
-    "by size": "The order is that of size, not of readiness: a bucket is full when its last gradient is ready.",
-    "order": "Names must come in one order through all buckets: the reverse of registration.",
-    "lesson's rule": "You close a bucket after it has reached the cap, as the lesson does. Here the cap is a limit: "
-                     "close the bucket before the parameter that would not fit.",
-    "first cap ignored": "The first bucket is filled up to `cap`; it has a cap of its own, `first_cap`.",
-    "over": "A bucket holds more than its cap.",
-    "first cap for all": "Every bucket is closed at `first_cap`; that is the cap of the first one only.",
-    "one by one": "Every parameter has a bucket of its own: that is a message a gradient.",
-    "exact": "A bucket is closed although the next parameter would just fit: a bucket may hold exactly its cap.",
-    "early": "A bucket is closed too early: the next parameter would have fitted.",
-}  # fmt: skip
-
 
 # ---- a bucket plan: a plain function
 
@@ -49,89 +20,8 @@ HINTS = {
 @exercise(judges=("result",))
 def bucket_plan(function: Any) -> None:
     """Judge a bucket plan by its rules, on many lists of parameters."""
-    for parameters, cap, first_cap in _plan_cases():
-        _judge_plan(function([*parameters], cap, first_cap), parameters, cap, first_cap)
-
-
-def _plan_cases() -> list[tuple[list[Parameter], int, int]]:
-    """Give the cases: plain ones first, so that the hint is for the simplest case that fails."""
-    even = [(f"p{index}", 10, True) for index in range(6)]
-    mixed = [("a", 30, True), ("b", 10, True), ("c", 50, True), ("d", 20, True), ("e", 40, True), ("f", 10, True)]
-    cases: list[tuple[list[Parameter], int, int]] = [
-        (mixed, 60, 60), (even, 25, 25), (even, 30, 30), (even, 40, 10),
-        ([("a", 10, True), ("b", 10, False), ("c", 10, True), ("d", 10, True)], 20, 20),
-        ([("a", 10, True), ("big", 99, True), ("c", 10, True), ("d", 10, True)], 20, 20),
-        ([("a", 10, True), ("b", 10, True), ("big", 99, True)], 20, 20),
-        ([("a", 10, False)], 20, 20), ([], 20, 20),
-    ]  # fmt: skip
-    draw = random.Random(5)
-    for _ in range(40):
-        count = draw.randint(1, 14)
-        parameters = [(f"p{i}", draw.choice((1, 2, 3, 5, 8, 20)), draw.random() > 0.2) for i in range(count)]
-        cap = draw.randint(3, 16)
-        cases.append((parameters, cap, draw.randint(2, cap)))
-    return cases
-
-
-def _judge_plan(plan: Any, parameters: Sequence[Parameter], cap: int, first_cap: int) -> None:
-    asked = f"Tried: {_short(parameters)}, cap {cap}, first_cap {first_cap}; you return {plan!r:.200}."
-    if not isinstance(plan, (list, tuple)) or not all(isinstance(bucket, (list, tuple)) for bucket in plan):
-        raise NotYet("result", HINTS["not a plan"], asked)
-    size, trained = {name: nbytes for name, nbytes, _ in parameters}, [name for name, _, on in parameters if on]
-    flat = [name for bucket in plan for name in bucket]
-    _judge_members(flat, trained, size, parameters, cap, asked)
-    if not all(plan):
-        raise NotYet("result", HINTS["empty"], asked)
-    if flat != trained[::-1]:
-        raise NotYet("result", HINTS[_why_order(plan, flat, trained, size)], asked)
-    limits = [first_cap] + [cap] * len(plan)
-    held = [sum(size[name] for name in bucket) for bucket in plan]
-    for index, (bucket, total, limit) in enumerate(zip(plan, held, limits, strict=False)):
-        if total > limit and len(bucket) > 1:
-            first = index == 0 and total <= cap
-            rule = "first cap ignored" if first else "over" if total - size[bucket[-1]] >= limit else "lesson's rule"
-            raise NotYet("result", HINTS[rule], f"Bucket {index} holds {total} bytes.", asked)
-    for index, (after, total, limit) in enumerate(zip(plan[1:], held, limits, strict=False)):
-        if total + size[after[0]] <= limit:
-            raise NotYet("result", HINTS[_why_early(plan, held, size, index, limit, first_cap)],
-                         f"Bucket {index} holds {total} bytes of {limit}; `{after[0]}` has {size[after[0]]}.", asked)
-
-
-def _judge_members(flat: Sequence[str], trained: Sequence[str], size: dict[str, int], parameters: Sequence[Parameter],
-                   cap: int, asked: str) -> None:
-    if unknown := [name for name in flat if name not in size]:
-        raise NotYet("result", HINTS["unknown"], f"`{unknown[0]}`", asked)
-    if any(name not in trained for name in flat):
-        raise NotYet("result", HINTS["frozen"], asked)
-    if len(set(flat)) < len(flat):
-        raise NotYet("result", HINTS["twice"], asked)
-    missing = [name for name in trained if name not in flat]
-    if missing:
-        large = all(size[name] > cap for name in missing)
-        tail = missing == trained[: len(missing)]
-        raise NotYet("result", HINTS["too large to fit" if large else "tail" if tail else "missing"], asked)
-
-
-def _why_order(plan: Sequence[Sequence[str]], flat: Sequence[str], trained: Sequence[str], size: dict[str, int]) -> str:
-    if list(flat) == list(trained) or [name for bucket in plan[::-1] for name in bucket] == list(trained):
-        return "forward" if list(flat) == list(trained) else "inside"
-    sizes = [size[name] for name in flat]
-    return "by size" if sizes in (sorted(sizes), sorted(sizes, reverse=True)) else "order"
-
-
-def _why_early(plan: Sequence[Sequence[str]], held: Sequence[int], size: dict[str, int], index: int, limit: int,
-               first_cap: int) -> str:
-    following = size[plan[index + 1][0]]
-    if index and held[index] + following > first_cap and first_cap < limit:
-        return "first cap for all"
-    if all(len(bucket) == 1 for bucket in plan):
-        return "one by one"
-    return "exact" if held[index] + following == limit else "early"
-
-
-def _short(parameters: Sequence[Parameter]) -> str:
-    words = [f"{name} {nbytes}{'' if on else ' frozen'}" for name, nbytes, on in parameters]
-    return f"parameters [{', '.join(words)}]"
+    for parameters, cap, first_cap in plan_cases():
+        judge_plan(function([*parameters], cap, first_cap), parameters, cap, first_cap)
 
 
 # ---- an overlapped reducer
@@ -145,26 +35,32 @@ OVERLAP = (
 )
 OVERLAP_HINTS = {
     "not a function": "Return a function without arguments: it is called after every `backward()`.",
-    "no messages": "No gradient travels. The hook must count, for each bucket, the gradients that are missing, and send "
+    "no messages": "No gradient travels. The hook must count, for each bucket, the gradients that are missing, and "
+                   "send "
                    "the bucket when none is.",
-    "not waited": "`async_op=True` only begins a message. Before its numbers are used `finish` has to wait for the work "
+    "not waited": "`async_op=True` only begins a message. Before its numbers are used `finish` has to wait for the "
+                  "work "
                   "that the call has returned.",
     "never copied": "The messages travel, but every `.grad` is still this rank's own: copy the averages back.",
     "sum": "The gradients are added up and not averaged.",
     "four": "This is right only on 4 ranks: divide by what `dist.get_world_size()` says.",
-    "second step": "The first step is right, the next one is not. The hooks stay and fire in every step; the counts and "
+    "second step": "The first step is right, the next one is not. The hooks stay and fire in every step; the counts "
+                   "and "
                    "the list of messages must begin anew.",
     "mixed up": "Gradients land in the wrong parameters. Cut the flat tensor in the order in which it was joined.",
     "other": "The gradients are not the averages over the ranks.",
-    "order": "On rank 2 the second bucket is full before the first. It may not leave before it: the second all-reduce of "
+    "order": "On rank 2 the second bucket is full before the first. It may not leave before it: the second all-reduce "
+             "of "
              "one rank meets the second of the others. Send full buckets in their order.",
     "deadlock": "Not all ranks make the same calls in the same order.",
     "each gradient": "The result is right, but every gradient is a message of its own. Join those of a bucket.",
     "messages": "The result is right, but the number of messages is not that of the buckets.",
     "bytes": "The result is right, but the messages hold more than the gradients, once each.",
-    "after backward": "The result is right, but nothing is hidden: all messages leave after `backward()`. Send from the "
+    "after backward": "The result is right, but nothing is hidden: all messages leave after `backward()`. Send from "
+                      "the "
                       "hook, when a bucket's last gradient is ready.",
-    "late": "The result is right, but buckets wait longer than they must: each may leave as soon as it is full and those "
+    "late": "The result is right, but buckets wait longer than they must: each may leave as soon as it is full and "
+            "those "
             "before it have left.",
     "waits": "The result is right, but the hook waits for its message, and the backward pass with it. Begin it with "
              "`async_op=True` and wait in `finish`.",
@@ -265,14 +161,18 @@ TIED = (
 )
 TIED_HINTS = {
     "no messages": "No gradient travels.",
-    "tied twice": "`token.weight` is too large by the number of ranks, and it alone: two modules hold it, so a walk over "
+    "tied twice": "`token.weight` is too large by the number of ranks, and it alone: two modules hold it, so a walk "
+                  "over "
                   "modules comes past it twice, and the second sum adds up what is summed already.",
     "tied scaled": "`token.weight` alone has another factor. Do not mend it afterwards: let it be summed once.",
-    "tied missing": "`token.weight` alone is still this rank's own: a parameter that stands in two modules has to be summed "
+    "tied missing": "`token.weight` alone is still this rank's own: a parameter that stands in two modules has to be "
+                    "summed "
                     "once, not never.",
-    "untied": "With output weights of their own, `output.weight` is never summed: it is left out by its name. Whether two "
+    "untied": "With output weights of their own, `output.weight` is never summed: it is left out by its name. Whether "
+              "two "
               "modules share a parameter is a question of identity.",
-    "some missing": "Some parameters are still this rank's own. Two parameters are one only if they are the same object: "
+    "some missing": "Some parameters are still this rank's own. Two parameters are one only if they are the same "
+                    "object: "
                     "equal names inside their modules, or equal shapes, do not make them so.",
     "mean": "The gradients are averaged. Here each rank's loss is divided by the tokens of all ranks already: add up.",
     "frozen": "The frozen parameter has a gradient now. It has none on any rank, and nothing to send.",
@@ -349,25 +249,32 @@ ACCUMULATE = (
     Trial("accumulate", "4 ranks with 4, 2, 3 and 1 micro-batches", 4, micro=(4, 2, 3, 1)),
 )
 ACCUMULATE_HINTS = {
-    "module": "The forward pass goes through `ddp.module`, past DDP, so DDP never prepares to send. Call `ddp(tokens)`.",
-    "never": "Every micro-batch stands inside `no_sync()`, so the gradients never travel. The last one has to stand outside.",
+    "module": "The forward pass goes through `ddp.module`, past DDP, so DDP never prepares to send. Call "
+              "`ddp(tokens)`.",
+    "never": "Every micro-batch stands inside `no_sync()`, so the gradients never travel. The last one has to stand "
+             "outside.",
     "not the last": "A micro-batch sends, but it is not the last: what comes after it stays on its rank.",
     "ranks differ": "The ranks hold different gradients at the end.",
-    "not divided": "You add up the means of the micro-batches. The loss of each has to be multiplied by the number of ranks "
+    "not divided": "You add up the means of the micro-batches. The loss of each has to be multiplied by the number of "
+                   "ranks "
                    "and divided by `total`.",
-    "divided by total": "The gradient is too small by the number of ranks: DDP divides by it as well. Multiply the loss by it.",
+    "divided by total": "The gradient is too small by the number of ranks: DDP divides by it as well. Multiply the "
+                        "loss by it.",
     "own count": "Each rank divides by its own number of micro-batches. The mean is over those of all ranks: `total`.",
     "cleared": "Only the last micro-batch is left: gradients are cleared inside the loop.",
     "other": "The gradient is not that of the mean loss over all micro-batches of all ranks.",
-    "every micro-batch": "The gradient is right, and every micro-batch sends: an average of averages is right as well, so only "
+    "every micro-batch": "The gradient is right, and every micro-batch sends: an average of averages is right as well, "
+                         "so only "
                          "the messages show it. `ddp.no_sync()` is never used.",
-    "forward outside": "The gradient is right, and every micro-batch sends, although `backward()` stands inside `no_sync()`. "
+    "forward outside": "The gradient is right, and every micro-batch sends, although `backward()` stands inside "
+                       "`no_sync()`. "
                        "DDP decides in the forward pass: it belongs inside, too.",
     "by hand": "The gradient is right, but it is sent in other messages than DDP's buckets. Let the last micro-batch's "
                "`backward()` send.",
     "some": "The gradient is right, but more than one micro-batch sends.",
     "graphs": "The activations of several micro-batches are held at once. Call `backward()` in the loop.",
-    "deadlock": "Not all ranks send equally often. Which micro-batch sends may not hang on any other number than its own: it is "
+    "deadlock": "Not all ranks send equally often. Which micro-batch sends may not hang on any other number than its "
+                "own: it is "
                 "the last one of this rank.",
 }  # fmt: skip
 
@@ -392,7 +299,8 @@ def _judge_accumulation(trial: Trial, seen: list[Trace]) -> None:
     if sent != buckets:
         times, micro = f"{sent} messages; DDP has {buckets} buckets.", max(trial.micro)
         if sent == micro * buckets and micro > 1:
-            raise NotYet("messages", ACCUMULATE_HINTS["forward outside" if first.quiet else "every micro-batch"], times, said)
+            key = "forward outside" if first.quiet else "every micro-batch"
+            raise NotYet("messages", ACCUMULATE_HINTS[key], times, said)
         raise NotYet("messages", ACCUMULATE_HINTS["some" if sent % buckets == 0 else "by hand"], times, said)
     if max(one.alive for one in seen) > 1:
         raise NotYet("memory", ACCUMULATE_HINTS["graphs"], said)

@@ -229,7 +229,7 @@ class _Watch:
             self.trace.calls.append(Sent(call.op, call.payload, self.phase, self.ready))
 
         stop = engine.on_call(note)
-        Work.wait, Work.get_future = wait, get_future  # type: ignore[method-assign]
+        Work.wait, Work.get_future = wait, get_future  # type: ignore[method-assign,assignment]
         try:
             yield
         finally:

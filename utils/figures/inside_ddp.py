@@ -31,7 +31,7 @@ def readiness(names: Sequence[str], order: Sequence[str]) -> Drawn:
         ax.plot(*zip(*points, strict=True), linestyle="", marker="osD^v<>ph"[index % 9], markersize=5,
                 color=figures.colour(index), label=group)
     last = order[-1]
-    ax.annotate(last, (len(order) - 1, place[last]), (-16, 24), textcoords="offset points", ha="right",
+    ax.annotate(last, (len(order) - 1, place[last]), (0, 42), textcoords="offset points", ha="center",
                 arrowprops={"arrowstyle": "->"})
     ax.annotate(order[0], (0, place[order[0]]), (18, -2), textcoords="offset points", va="center",
                 arrowprops={"arrowstyle": "->"})
@@ -45,7 +45,9 @@ def readiness(names: Sequence[str], order: Sequence[str]) -> Drawn:
 
 
 def _group(name: str) -> str:
-    return "block " + name.split(".")[1] if name.startswith("blocks") else "embeddings" if "norm" not in name else "norm"
+    if name.startswith("blocks"):
+        return "block " + name.split(".")[1]
+    return "norm" if "norm" in name else "embeddings"
 
 
 def by_pieces(seconds: Mapping[int, float]) -> Drawn:
@@ -72,18 +74,22 @@ def timeline(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Drawn:
     runs: by title, by rank {"backward": seconds, "spans": [(bucket, sent, arrived)], "end": seconds}, from the start
     of that rank's backward pass.
     """
-    fig, axes = figures.new(len(runs), 1, width=8.6, height=1.0 + 1.75 * len(runs), sharex=True, squeeze=False)
+    lanes = [1 + max(1, *(len(run["spans"]) for run in by_rank)) for by_rank in runs.values()]
+    heights = [0.4 + len(by_rank) * (0.14 + 0.1 * n) for by_rank, n in zip(runs.values(), lanes, strict=True)]
+    fig, axes = figures.new(len(runs), 1, width=8.6, height=0.7 + sum(heights), sharex=True, squeeze=False,
+                            height_ratios=heights)
     words = []
     for (title, by_rank), ax in zip(runs.items(), axes[:, 0], strict=True):
         for rank, run in enumerate(by_rank):
             _row(ax, rank, run["backward"], run["spans"], label=rank == 0)
-        ax.set(title=title, yticks=range(len(by_rank)), yticklabels=[f"rank {rank}" for rank in range(len(by_rank))])
-        ax.invert_yaxis()
+        ax.set(title=title, yticks=range(len(by_rank)), yticklabels=[f"rank {rank}" for rank in range(len(by_rank))],
+               ylim=(len(by_rank) - 0.45, -0.55))
         ax.grid(False)
         first = min(sent for _, sent, _ in by_rank[0]["spans"]) / by_rank[0]["backward"]
         number = len(by_rank[0]["spans"])
-        words.append(f"{title.capitalize()}: {number} message{'s' * (number > 1)} a rank; on rank 0 the first leaves after "
-                     f"{first:.0%} of the backward pass; {hidden(by_rank):.0%} of all time in flight lies behind it.")
+        words.append(f"{title.capitalize()}: {number} message{'s' * (number > 1)} a rank; on rank 0 the first leaves "
+                     f"after {first:.0%} of the backward pass; {hidden(by_rank):.0%} of all time in flight lies behind "
+                     "it.")
     axes[-1, 0].set_xlabel("milliseconds since backward began")
     axes[0, 0].legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
     return fig, "Backward pass and messages by rank, recorded. " + " ".join(words)
@@ -97,15 +103,18 @@ def hidden(by_rank: Sequence[Mapping[str, Any]]) -> float:
     return behind / flight if flight else 0.0
 
 
-def _row(ax: Any, rank: int, backward: float, spans: Sequence[Span], label: bool, unit: float = 1e3) -> None:
-    ax.barh(rank - 0.22, unit * backward, height=0.36, color=figures.colour(0), label="backward" if label else None)
+def _row(ax: Any, row: int, backward: float, spans: Sequence[Span], label: bool, unit: float = 1e3) -> None:
+    """Draw a rank: its backward pass, and below it every message on a lane of its own."""
+    lane = 0.86 / (1 + max(1, len(spans)))
+    ax.barh(row - 0.43 + lane / 2, unit * backward, height=0.9 * lane, color=figures.colour(0),
+            label="backward" if label else None)
     for index, (number, sent, arrived) in enumerate(sorted(spans)):
-        ax.barh(rank + 0.2, unit * (arrived - sent), left=unit * sent, height=0.36, color=figures.colour(1),
-                hatch="///", edgecolor="black", linewidth=0.6, alpha=0.75,
-                label="in flight" if label and not index else None)
+        middle = row - 0.43 + (index + 1.5) * lane
+        ax.barh(middle, unit * (arrived - sent), left=unit * sent, height=0.9 * lane, color=figures.colour(1),
+                hatch="///", edgecolor="black", linewidth=0.5, label="in flight" if label and not index else None)
         if len(spans) < 12:
-            ax.text(unit * (sent + arrived) / 2, rank + 0.2, str(number), ha="center", va="center", fontsize=7,
-                    bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6})
+            ax.annotate(str(number), (unit * arrived, middle), (3, 0), textcoords="offset points", va="center",
+                        fontsize=6.5)
 
 
 def packed(ready: Sequence[tuple[float, int]], cap: float) -> list[tuple[float, int]]:
@@ -151,7 +160,7 @@ def replay(
     chosen = flights(packed(ready, cap_kib * KIB), alpha, beta, ranks)
     fig, (left, right) = figures.new(1, 2, width=8.6, height=2.7, width_ratios=[1.6, 1])
     _row(left, 0, backward, chosen, label=True, unit=1 / backward)
-    left.set(xlabel="time / backward", yticks=[], xlim=(0, max(2.05, 1.05 * length(cap_kib * KIB))), ylim=(0.75, -0.6))
+    left.set(xlabel="time / backward", yticks=[], xlim=(0, max(2.05, 1.05 * length(cap_kib * KIB))), ylim=(0.5, -0.5))
     left.grid(False)
     left.legend(loc="upper right", fontsize="small")
     right.plot(caps, [length(cap * KIB) for cap in caps], marker="o", markersize=4)
@@ -220,7 +229,7 @@ EXAMPLE = (
 )  # fmt: skip
 
 
-def plan_of(function: Callable[..., Any], cap: int = 64, first_cap: int = 24) -> None:
+def plan_of(function: Callable[..., Any], cap: int = 100, first_cap: int = 40) -> None:
     """Show the learner's buckets for a small model, in kB, against the cap."""
     try:
         plan = function([*EXAMPLE], cap, first_cap)
@@ -292,11 +301,13 @@ def recorded_overlap(name: str) -> dict[str, Any]:
     rank, n = dist.get_rank(), dist.get_world_size()
     network = model.GPT(model.Config(), seed=0)
     parameters = [p for p in reversed(list(network.parameters())) if p.requires_grad]
-    finish = engine.namespace()[name](network, [parameters[index : index + 16] for index in range(0, len(parameters), 16)])
+    buckets = [parameters[index : index + 16] for index in range(0, len(parameters), 16)]
+    finish = engine.namespace()[name](network, buckets)
     tokens, targets = model.batch(0, 8 * n, rank=rank, world_size=n)
     sent: list[float] = []
+    order: list[Any] = []
     arrived: dict[int, float] = {}
-    kept, order = dist.all_reduce, []
+    kept = dist.all_reduce
 
     def all_reduce(*args: Any, **kwargs: Any) -> Any:
         number, start = len(sent), time.perf_counter()
@@ -313,7 +324,8 @@ def recorded_overlap(name: str) -> dict[str, Any]:
         for _ in range(2):
             network.zero_grad()
             loss = model.loss(network(tokens), targets)
-            sent.clear(), arrived.clear(), order.clear()
+            for kind in (sent, arrived, order):  # the last pass counts
+                kind.clear()
             dist.barrier()
             start = time.perf_counter()
             loss.backward()

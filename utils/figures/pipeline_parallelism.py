@@ -18,26 +18,29 @@ if TYPE_CHECKING:
 TWO_A_RANK = ("zb-v", "dualpipe-v")  # fold the model into a V: two stages a rank, no more and no less
 
 
-def together(found: Mapping[str, Simulation], unit: str = "time", scale: float = 1.0) -> tuple[Figure, str]:
-    """Draw simulations, replays or recorded runs below each other over one axis of time, each under its title.
+def together(
+    found: Mapping[str, Simulation], unit: str = "time", scale: float = 1.0, one_axis: bool = True
+) -> tuple[Figure, str]:
+    """Draw simulations, replays or recorded runs below each other, each under its title.
 
-    scale: what times are multiplied by to be in `unit`. The description gives the length and the bubble of each.
+    scale: what times are multiplied by to be in `unit`. one_axis: over one axis of time, so that lengths compare; or
+    each as wide as the page, so that orders do. The description gives the length and the bubble of each.
     """
-    ranks = [len(one.schedule.ranks) for one in found.values()]
-    shares = [0.55 + 0.3 * count for count in ranks]
-    fig, axes = figures.new(len(found), 1, width=9.0, height=0.5 + sum(shares), sharex=True, squeeze=False,
+    shares = [0.55 + 0.3 * len(one.schedule.ranks) for one in found.values()]
+    fig, axes = figures.new(len(found), 1, width=9.0, height=0.5 + sum(shares), sharex=one_axis, squeeze=False,
                             height_ratios=shares)  # fmt: skip
+    longest = max(one.total for one in found.values()) * scale
+    kinds = {action.kind for one in found.values() for action in one.times}
     words = []
     for index, (ax, (title, one)) in enumerate(zip(axes[:, 0], found.items(), strict=True)):
         times = {action: (start * scale, end * scale) for action, (start, end) in one.times.items()}
-        pictures.rows(ax, times, one.schedule.placement)
+        span = longest if one_axis else one.total * scale
+        pictures.rows(ax, times, one.schedule.placement, span=span, kinds=set() if index else kinds)
         total = f"{one.total * scale:.4g}" if one.total * scale < 1000 else f"{one.total * scale:,.0f}"
         ax.set_title(f"{title}: step {total}, bubble {one.bubble:.1%}", loc="left")
-        if index:
-            ax.get_legend().remove()
+        ax.set_xlim(0, span)
         idle = ", ".join(f"{share:.0%}" for share in one.idle)
         words.append(f"{title}: the step takes {total}, bubble {one.bubble:.1%}, idle share by rank {idle}")
-    axes[-1, 0].set_xlim(0, max(one.total for one in found.values()) * scale)
     axes[-1, 0].set_xlabel(unit)
     return fig, f"What each rank does when, and where it is idle. {'. '.join(words)}."
 

@@ -39,11 +39,14 @@ def draw(found: Simulation, until: float | None = None, unit: str = "time") -> t
 
 
 def rows(
-    ax: Axes, times: Mapping[Action, tuple[float, float]], placement: Sequence[int], until: float | None = None
-) -> None:
+    ax: Axes, times: Mapping[Action, tuple[float, float]], placement: Sequence[int], until: float | None = None,
+    span: float | None = None, kinds: set[str] | None = None,
+) -> None:  # fmt: skip
     """Draw actions as boxes, one row a rank, on grey ground that shows idle time; the number is the micro-batch.
 
     Of a rank that holds several stages, later ones are drawn paler. Recorded times of a real run are drawn alike.
+    span: the length of the axis, where it is longer than these times. kinds: those that the legend explains, if others
+    than are drawn; none: no legend.
     """
     ranks, stages = max(placement) + 1, len(placement)
     total = max(end for _, end in times.values())
@@ -58,13 +61,15 @@ def rows(
             placement[stage], end - start, left=start, height=0.86, color=figures.colour(index), hatch=hatch,
             alpha=1 - 0.5 * order[stage] / held, edgecolor="white", linewidth=0.6,
         )  # fmt: skip
-        if end - start > total / 90:
+        if end - start > (span or total) / 90:
             ax.text((start + end) / 2, placement[stage], str(micro_batch), ha="center", va="center", fontsize=7,
                     bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6})  # fmt: skip
     ax.set_yticks(range(ranks), [f"rank {rank}" for rank in range(ranks)])
     ax.invert_yaxis()
     ax.grid(visible=False)
-    ax.legend(handles=_legend({action.kind for action in times}), loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
+    kinds = {action.kind for action in times} if kinds is None else kinds
+    if kinds:
+        ax.legend(handles=_legend(kinds), loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
 
 
 def _legend(kinds: set[str]) -> list[Patch]:
@@ -98,7 +103,7 @@ def memory(ax: Axes, found: Simulation, until: float | None = None, share: float
 def describe(found: Simulation) -> str:
     """Say in words what `draw` shows, with its numbers."""
     s = found.schedule
-    size = f"{s.stages} stages on {len(s.ranks)} ranks, {s.micro_batches} micro-batches"
+    size = f"{s.stages} stages on {len(s.ranks)} ranks, {s.micro_batches} micro-batch{'es' * (s.micro_batches > 1)}"
     idle = ", ".join(f"{share:.0%}" for share in found.idle)
     held = ", ".join(map(str, found.peak_activations))
     return (

@@ -39,10 +39,9 @@ def together(
         total = f"{one.total * scale:.4g}" if one.total * scale < 1000 else f"{one.total * scale:,.0f}"
         ax.set_title(f"{title}: step {total}, bubble {one.bubble:.1%}", loc="left")
         ax.set_xlim(0, span)
-        idle = ", ".join(f"{share:.0%}" for share in one.idle)
-        words.append(f"{title}: the step takes {total}, bubble {one.bubble:.1%}, idle share by rank {idle}")
+        words.append(f"{title}: step {total}, {pictures.idleness(one)}.")
     axes[-1, 0].set_xlabel(unit)
-    return fig, f"What each rank does when, and where it is idle. {'. '.join(words)}."
+    return fig, f"Who does what when. {' '.join(words)}"
 
 
 def stepping(found: Simulation, first: float | None = None) -> None:

@@ -103,10 +103,14 @@ def memory(ax: Axes, found: Simulation, until: float | None = None, share: float
 def describe(found: Simulation) -> str:
     """Say in words what `draw` shows, with its numbers."""
     s = found.schedule
-    size = f"{s.stages} stages on {len(s.ranks)} ranks, {s.micro_batches} micro-batch{'es' * (s.micro_batches > 1)}"
-    idle = ", ".join(f"{share:.0%}" for share in found.idle)
+    stages = "" if s.stages == len(s.ranks) else f" with {s.stages} stages"
+    size = f"{len(s.ranks)} ranks{stages}, {s.micro_batches} micro-batch{'es' * (s.micro_batches > 1)}"
     held = ", ".join(map(str, found.peak_activations))
-    return (
-        f"Schedule {s.name}, {size}. The step takes {found.total:.4g}; the slowest rank is idle {found.bubble:.1%} of "
-        f"its time. Idle share of the whole step by rank: {idle}. Most activations held at once by rank: {held}."
-    )
+    return f"{s.name}, {size}: step {found.total:.4g}, {idleness(found)}. Most activations held by rank: {held}."
+
+
+def idleness(found: Simulation) -> str:
+    """Say how much is idle: the bubble of the slowest rank, and of the whole step each rank's share."""
+    shares = [f"{share:.0%}" for share in found.idle]
+    each = f"{shares[0]} on each rank" if len(set(shares)) == 1 else f"{', '.join(shares)} by rank"
+    return f"bubble {found.bubble:.1%}, idle {each}"

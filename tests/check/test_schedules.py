@@ -66,7 +66,7 @@ def test_schedules_of_the_literature_that_miss_a_target(name, what):
     assert check.fill_the_bubble(lambda p, m: rows(name, p, m)).what == what
 
 
-@pytest.mark.parametrize("case", [c for c in judge._stage_cases() if c[0] <= 9 and c[1] <= 5])
+@pytest.mark.parametrize("case", [c for c in judge._stage_cases() if c[0] <= 8 and c[1] <= 4])
 def test_the_slowest_stage_is_the_best_of_all_splits(case):
     blocks, stages, block, embedding, head, room = case
     found = [

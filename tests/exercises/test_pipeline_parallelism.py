@@ -158,11 +158,8 @@ LAST_FIRST = ("    while kept:\n        x, out = kept.pop()\n", "    for x, out 
 LOSS = "losses.append(model.loss(out, y))"
 NO_M = ("for loss in losses) / m if", "for loss in losses) if")
 SHARED = 'model.loss(out, y, reduction="sum") / (targets != -100).sum()'
-WAY_BACK = "        before is None or sends.append(dist.isend(x.grad, before))\n    [work"
+FINISH = "    finished(part, sends, tied)\n"
 SEND_BACK = "before is None or sends.append(dist.isend(x.grad, before))"
-SUM = "    if tied is not None:\n"
-TIED = "        dist.all_reduce((part.token if part.first else part.output).weight.grad, group=tied)\n"
-
 
 def weighed(by: str) -> Callable[[str], str]:
     return swap((SHARED, f"model.loss(out, y) * ({by})"))
@@ -187,8 +184,8 @@ MENDED: Wrong = {
         swap(("(targets != -100).sum()", "targets.numel()")), "result", "you divide by all targets",
     ),
     "scaled on the last part, afterwards": (
-        colleague(LAST_FIRST, (SUM, "    if after is None:\n        for p in part.parameters():\n"
-                               "            p.grad /= m\n" + SUM)),
+        colleague(LAST_FIRST, (FINISH, "    if after is None:\n        for p in part.parameters():\n"
+                               "            p.grad /= m\n" + FINISH)),
         "result", "Scale the loss, before backward",
     ),
     "divided on every part": (
@@ -220,9 +217,9 @@ MENDED: Wrong = {
         swap(("            before is None or sends", "            before is None or len(losses) == 1 or sends")),
         "deadlock", "waits for a gradient .* never sends",
     ),
-    "tied weight summed for each micro-batch": (
-        swap((SUM + TIED, ""), (WAY_BACK, WAY_BACK.replace("\n    [work", "\n        if tied is not None:\n    " + TIED
-              + "    [work"))),
+    "tied weight summed after each micro-batch": (
+        swap((FINISH, "        tied is None or dist.all_reduce(part.token.weight.grad, group=tied)\n"
+                      "    [work.wait() for work in sends]\n")),
         "deadlock", "both ends of the chain must join it",
     ),
 }  # fmt: skip
@@ -294,51 +291,73 @@ ORDER: Wrong = {
 # Carry it out
 
 WEIGHT = " * len(xs[i]) / len(tokens)"
+COUNT = 'm = sum(kind == "F" for _, kind, _ in actions)'
+NOTHING_IN_I = '        if kind != "I" or before is not None:\n'
+INPUTS_OF = 'inputs = {"B": None, "I": [x], "W": list(part.parameters())}[kind]'
+SEND = "            sends.append(dist.isend(x.grad, before))"
 RUN: Wrong = {
     "loss not weighed": (swap((WEIGHT, "")), "result", "is 4 times too large"),
     "weighed by 1 / m": (swap((WEIGHT, " / m")), "result", "Right for equal micro-batches"),
     "all forwards first": (
-        swap(("    for _, kind, i in actions:", "    for _, kind, i in sorted(actions, key=lambda a: a[1] == 'B'):")),
+        swap(("    for _, kind, i in actions:", "    for _, kind, i in sorted(actions, key=lambda a: a[1] != 'F'):")),
         "order", "its list asks for FFFFBFBFBBBB",
     ),
     "blocking sends": (
         swap(("sends.append(dist.isend(out.detach(), after))", "dist.send(out.detach(), after)"),
-             (SEND_BACK, "before is None or dist.send(x.grad, before)")),
+             ("sends.append(dist.isend(x.grad, before))", "dist.send(x.grad, before)")),
         "deadlock", "waiting at once for what isend returns is as bad",
     ),
     "waits at once": (
         swap(("dist.isend(out.detach(), after)", "dist.isend(out.detach(), after).wait()"),
              ("dist.isend(x.grad, before)", "dist.isend(x.grad, before).wait()"),
-             ("[work.wait() for work in sends]", "")),
+             ("finished(part, sends, tied)", "finished(part, [], tied)")),
         "deadlock", "both wait in a send to each other",
     ),
     "keeps everything": (swap(("kept.pop(i)", "kept[i]")), "memory", "outputs alive at once"),
     "the latest first": (
-        swap(("x, out = kept.pop(i)", "x, out = kept.popitem()[1]")), "result", "the same order on both sides",
+        swap(("gradient = kept.pop(i)", "gradient = kept.popitem()[1]")), "result", "the same order on both sides",
     ),
-    "four micro-batches always": (
-        swap(("m = 1 + max(i for _, _, i in actions)", "m = 4")), "error", "stands in `actions`",
-    ),
-    "m from the length of the list": (
-        swap(("m = 1 + max(i for _, _, i in actions)", "m = len(actions)")), "result", "part of the batch is left out",
-    ),
+    "four micro-batches always": (swap((COUNT, "m = 4")), "error", "stands in `actions`"),
+    "m from the length of the list": (swap((COUNT, "m = len(actions)")), "result", "part of the batch is left out"),
     "rank numbers": (
         swap(("part.config.width], before)", "part.config.width], rank - 1)"),
-             ("out.detach(), after", "out.detach(), rank + 1"), ("out.shape, after", "out.shape, rank + 1"),
-             ("x.grad, before", "x.grad, rank - 1")),
+             ("out.shape, after", "out.shape, rank + 1"),
+             ("out.detach(), after", "out.detach(), rank + 1"), ("x.grad, before", "x.grad, rank - 1")),
         "messages", "do not count with `rank`",
     ),
-    "tied weight forgotten": (swap((SUM + TIED, "")), "result", "gradient of its own use"),
-    "tied weight averaged": (
-        swap((TIED, TIED + "        (part.token if part.first else part.output).weight.grad /= 2\n")),
-        "result", "you average",
+    "not finished": (
+        swap((FINISH, "    [work.wait() for work in sends]\n")), "result", "gradient of its own use",
     ),
-    "no gradient sent back": (
-        swap(("            before is None or sends.append(dist.isend(x.grad, before))\n", "")),
-        "deadlock", "waits for a gradient",
-    ),
+    "no gradient sent back": (swap((SEND, "            pass")), "deadlock", "waits for a gradient"),
     "the loss of the last micro-batch": (
-        swap(("total += out.item()", "total = out.item()")), "result", "share of the sequences and add up",
+        swap(("return sum(losses)", "return losses[-1]")), "result", "share of the sequences and add up",
+    ),
+    "only F and B": (
+        swap(("        x, out, gradient = kept.pop(i)\n",
+              "        if kind != 'B':\n            continue\n        x, out, gradient = kept.pop(i)\n")),
+        "error", "every rank has to do both",
+    ),
+    "I does the whole backward": (
+        swap((INPUTS_OF, "inputs = None"), (NOTHING_IN_I, '        if kind != "W":\n')),
+        "order", "does the whole backward in `I`",
+    ),
+    "I and W both do the whole": (
+        swap((INPUTS_OF, "inputs = None"), (NOTHING_IN_I, "        if True:\n")), "result", "both `I` and `W` add",
+    ),
+    "graph not kept": (swap((', retain_graph=kind == "I"', "")), "error", "retain_graph=True"),
+    "gradient not kept": (
+        swap(("kept[i] = x, out, gradient", "kept[i] = x, out, None")), "error", "the gradient that `I` received",
+    ),
+    "I on tokens": (swap((NOTHING_IN_I, "        if True:\n")), "error", "there `I` has nothing to do"),
+    "gradient sent after W": (
+        swap(('if kind != "W" and before is not None', 'if kind != "I" and before is not None')),
+        "deadlock", "as soon as `I` is done, before `W`",
+    ),
+    "all gradients sent at the end": (
+        swap(("kept, sends, losses = {}, [], []", "kept, sends, losses, late = {}, [], [], []"),
+             (SEND, "            late.append(x.grad)"),
+             (FINISH, "    sends += [dist.isend(gradient, before) for gradient in late]\n" + FINISH)),
+        "order", "gradients leave late",
     ),
 }  # fmt: skip
 

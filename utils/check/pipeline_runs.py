@@ -18,14 +18,20 @@ Judge = Callable[[Any, Sequence[Seen], Sequence[Any]], Finding | None]
 
 @dataclass(frozen=True)
 class Run(Case):
-    """A trial of a list of actions. order: the schedule's name, for `schedule.build`."""
+    """A trial of lists of actions. order: the schedule's name, for `schedule.build`; rows: lists to take instead."""
 
     order: str = "1f1b"
+    rows: tuple[tuple[str, ...], ...] = ()
 
     @property
     def built(self) -> schedule.Schedule:
         """Return the schedule: part k is stage k."""
-        return schedule.build(self.order, len(self.chain), self.micro_batches or 1)
+        return schedule.build(self.rows or self.order, len(self.chain), self.micro_batches or 1)
+
+    @property
+    def split(self) -> bool:
+        """Tell whether its backwards come in two."""
+        return any(action.kind == "W" for row in self.built.ranks for action in row)
 
     def arguments(self, place: int) -> tuple[Any, ...]:
         """Hand over the list of actions of the part at `place`."""
@@ -48,9 +54,11 @@ ACTIONS = (
     Run((0, 1), (1, 1), sequences=10, micro_batches=10),
     Run((0, 1, 2), (1, 1, 1), sequences=7, micro_batches=4),
     Run((1, 3, 0), (1, 1, 1), sequences=7, micro_batches=5),
-    Run((0, 1, 2), (1, 1, 1), sequences=4, micro_batches=2),
+    Run((0, 1, 2), (1, 1, 1), sequences=8, micro_batches=4, order="zb-h1"),
+    Run((0, 1, 2, 3), (1, 1, 1, 1), sequences=7, micro_batches=6, order="zb-h2"),
+    Run((2, 0), (1, 1), sequences=3, micro_batches=2, order="zb-h1"),
     Run((2, 0), (1, 1), sequences=3, micro_batches=3, order="naive"),
-    Run((1,), (2,), sequences=5, micro_batches=2),
+    Run((1,), (2,), sequences=5, micro_batches=2, order="zb-h1"),
 )
 
 
@@ -98,7 +106,26 @@ def _explain(case: Case, by_part: Sequence[Seen], done: Sequence[Case], error: A
         hint += " Keep the inputs and outputs of a forward under its micro-batch's number until its backward."
     if what == "error" and "IndexError" in hint and isinstance(case, Run):
         hint += " How many micro-batches there are stands in `actions`: one for each forward."
+    if isinstance(case, Run) and case.split:
+        if what == "error":
+            found = next((remedy for words, remedy in _SPLIT_ERRORS.items() if words in hint), "")
+            hint = hint.partition(" A gradient is None:")[0].partition(" Only the last part")[0] + found
+        if what == "deadlock" and "Write down" in hint:
+            hint += " Does a gradient leave as soon as `I` is done, before `W`?"
     return what, hint
+
+
+_BOTH = (
+    "Besides `F` and `B` there are `I`, backward for the inputs, and `W`, backward for the weights: every rank has to "
+    "do both."
+)
+_SPLIT_ERRORS = {
+    "a second time": " `I` and `W` go through one graph: tell `I` to keep it (retain_graph=True).",
+    "parameter `tensor`": f" A parameter has no gradient. {_BOTH}",
+    "requires_grad=False": " The first part's inputs are tokens, without gradient: there `I` has nothing to do.",
+    "created only for scalar": " `W` needs the gradient that `I` received: keep it until then.",
+    "NoneType": " `W` needs the gradient that `I` received: keep it until then.",
+}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -194,6 +221,7 @@ def _close(a: float, b: float) -> bool:
 def _carried_out(case: Run, by_part: Sequence[Seen], done: Sequence[Run]) -> Finding | None:
     return (
         _cut_wrongly(case, by_part)
+        or _split_wrongly(case, by_part)
         or judge_result(case, by_part, done)
         or judge_messages(case, by_part)
         or _not_in_order(case, by_part)
@@ -214,16 +242,55 @@ def _cut_wrongly(case: Run, by_part: Sequence[Seen]) -> Finding | None:
     return None
 
 
+def _split_wrongly(case: Run, by_part: Sequence[Seen]) -> Finding | None:
+    """Look for gradients that show what became of `I` and `W`."""
+    if not case.split:
+        return None
+    kinds = {kind for seen in by_part for kind in seen.gradients.values()}
+    if "missing" in kinds:
+        return "result", (f"{case}: some gradients are missing. {_BOTH}")
+    if kinds - {"right", "other"} == {"times 2"}:
+        return "result", (
+            f"{case}: gradients are twice what they should be: both `I` and `W` add to those of the weights. "
+            "backward(..., inputs=[x]) leaves the weights alone."
+        )
+    return None
+
+
 def _not_in_order(case: Run, by_part: Sequence[Seen]) -> Finding | None:
-    """Compare the order of the work with the list."""
-    for rank, seen, row in zip(case.chain, by_part, case.built.ranks, strict=True):
-        did, asked = "".join(seen.order), "".join(action.kind for action in row)
-        if did != asked:
+    """Compare the order of the work, and of the gradients that leave, with the list."""
+    for place, (rank, seen, row) in enumerate(zip(case.chain, by_part, case.built.ranks, strict=True)):
+        listed = "".join(action.kind for action in row)
+        did = "".join(seen.order)
+        whole, inputs, weights = (_work(listed, nothing) for nothing in ("", "W", "I"))
+        if did != whole and (place or did not in (inputs, weights)):  # the first part has nothing to do in `I`
+            if did == inputs:
+                return "order", (
+                    f"{case}: rank {rank} does the whole backward in `I`, and nothing in `W`. Then the gradient leaves "
+                    "no sooner than after `B`. Ask in `I` for the inputs' gradient only: backward(..., inputs=[x])."
+                )
             return "order", (
-                f"{case}: rank {rank} works in the order {did}; its list asks for {asked}. Go through `actions` one by "
-                "one, and do what each says before you look at the next."
+                f"{case}: rank {rank} works in the order {did}; its list asks for {listed}. Go through `actions` one "
+                "by one, and do what each says before you look at the next."
+            )
+        if place and _with_sends(case.chain[place - 1], seen) != _work(listed.replace("B", "I"), "", sends="S"):
+            return "order", (
+                f"{case}: rank {rank} works in the right order, but gradients leave late. The ranks before wait for "
+                "them: send as soon as `I` (or `B`) is done."
             )
     return None
+
+
+def _work(listed: str, nothing: str, sends: str = "") -> str:
+    """Turn a list of kinds into F and B as they are seen; `nothing` is the kind that does none, sends follow `I`."""
+    kept = (kind for kind in listed if kind != nothing)
+    return "".join("F" if kind == "F" else "B" + sends * (kind == "I") for kind in kept)
+
+
+def _with_sends(before: int, seen: Seen) -> str:
+    """Write F and B as they were seen, and S where a message left for the rank before."""
+    letters = {"forward": "F", "backward": "B", "send": "S"}
+    return "".join(letters[op] for op, peer, _ in seen.log if op in letters and (op != "send" or peer == before))
 
 
 def _held_too_long(case: Run, by_part: Sequence[Seen]) -> Finding | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from utils import figures, schedule
@@ -139,28 +139,45 @@ def gradients(name: str, micro_batches: int = 4) -> Any:
     return _tabled(name, Case((0, 1, 2), (1, 1, 1), sequences=8, micro_batches=micro_batches))
 
 
-def carried_out(name: str, micro_batches: int = 6) -> Any:
-    """Draw the work that a function did on 3 ranks when it got 1F1B's actions; tabulate what it left."""
+def carried_out(name: str, function: Callable[[int, int], Any], micro_batches: int = 6) -> Any:
+    """Run the schedule that `function` returns on 3 ranks by the function called `name`; draw the work that was done.
+
+    If there is no such schedule yet, ZB-H1 is run.
+    """
     from utils.check.pipeline_runs import Run
 
-    case = Run((0, 1, 2), (1, 1, 1), sequences=12, micro_batches=micro_batches)
+    try:
+        built = schedule.build(function(3, micro_batches))
+        schedule.check(built)
+    except (NotImplementedError, ScheduleError, TypeError, ValueError):
+        print("`fill_the_bubble` gives no schedule yet: ZB-H1 is run in its place.")
+        built = schedule.build("zb-h1", 3, micro_batches)
+    rows = tuple(tuple(map(str, row)) for row in built.ranks)
+    case = Run((0, 1, 2), (1, 1, 1), sequences=2 * micro_batches, micro_batches=micro_batches, order="yours", rows=rows)
     by_part = _trial(name, case)
     if by_part is None:
         return None
-    found = _simulated(lambda: [_numbered(place, seen.order) for place, seen in enumerate(by_part)])
-    if found:
+    done = [_numbered(row, seen.order) for row, seen in zip(built.ranks, by_part, strict=True)]
+    if found := _simulated(lambda: done):
         fig, description = pictures.draw(found)
-        fig.axes[0].set_title("what your ranks did, in their order, each backward drawn twice as long as a forward")
+        fig.axes[0].set_title("what your ranks did, in their order, each pass drawn equally long")
         figures.show(fig, description)
     return _table(case, by_part)
 
 
-def _numbered(stage: int, kinds: Iterable[str]) -> list[Action]:
-    """Give the forwards and backwards of a stage their numbers, in the order of the work."""
+def _numbered(row: Sequence[Action], kinds: Sequence[str]) -> list[Action]:
+    """Name the passes that were seen after the list, if they fit it; else number forwards and backwards as they came.
+
+    The first stage does nothing that can be seen in one of `I` and `W`: it has no inputs' gradient.
+    """
+    for nothing in ("", "I", "W") if row[0].stage == 0 else ("",):
+        seen = [action for action in row if action.kind != nothing]
+        if ["F" if action.kind == "F" else "B" for action in seen] == list(kinds):
+            return list(row)
     counted = {"F": 0, "B": 0}
     actions = []
     for kind in kinds:
-        actions.append(Action(stage, kind, counted[kind]))
+        actions.append(Action(row[0].stage, kind, counted[kind]))
         counted[kind] += 1
     return actions
 

@@ -88,7 +88,7 @@ def sandbox(
     _all(bottom, every, schedule)
     known = {name: one for name, one in every.items() if not isinstance(one, str)}
     table = ", ".join(f"{name} {one.bubble:.1%} and {_share(one):.3g}" for name, one in known.items())
-    return fig, f"{words} All schedules, bubble and most activations on a rank: {table}."
+    return fig, f"{words} Bubble and most activations on a rank: {table}."
 
 
 def _simulated(

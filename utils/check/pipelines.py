@@ -7,6 +7,8 @@ tiny). The kernel then judges what all ranks saw.
 
 from __future__ import annotations
 
+import itertools
+import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -19,7 +21,10 @@ BYTES = 4  # of a float32
 
 @dataclass(frozen=True)
 class Case:
-    """One trial: parts `0, 1, ...` on the ranks of `chain`, with `blocks` blocks each; the sizes of model and batch."""
+    """One trial: parts `0, 1, ...` on the ranks of `chain`, with `blocks` blocks each; the sizes of model and batch.
+
+    uncounted: by sequence (and over again), how many of its last targets are -100 and do not count.
+    """
 
     chain: tuple[int, ...]
     blocks: tuple[int, ...]
@@ -27,6 +32,11 @@ class Case:
     context: int = 5
     width: int = 8
     micro_batches: int | None = None
+    uncounted: tuple[int, ...] = ()
+
+    def arguments(self, place: int) -> tuple[Any, ...]:
+        """Return what the learner's function gets between the batch and the neighbours, on the part at `place`."""
+        return () if self.micro_batches is None else (self.micro_batches,)
 
     @property
     def activations(self) -> int:
@@ -42,7 +52,8 @@ class Case:
         parts = len(self.chain)
         where = "rank " + str(self.chain[0]) if parts == 1 else "ranks " + ", ".join(map(str, self.chain))
         micro = f" in {self.micro_batches} micro-batches" if self.micro_batches else ""
-        return f"{parts} part{'s' * (parts > 1)} on {where}, {self.sequences} sequences{micro}"
+        padded = ", some targets -100" if self.uncounted else ""
+        return f"{parts} part{'s' * (parts > 1)} on {where}, {self.sequences} sequences{micro}{padded}"
 
 
 class Log(list):
@@ -55,7 +66,9 @@ class Log(list):
 
 @dataclass
 class Seen:
-    """What one rank saw. `log`: (operation, other rank, bytes), and ("forward" or "backward", -1, 0) for its part."""
+    """What one rank saw. `log`: (operation, other rank, bytes), and for its part's work ("backward", -1, 0) and
+    ("forward", -1, how many of its outputs were alive then).
+    """
 
     part: int | None = None
     log: Log = field(default_factory=lambda: Log())
@@ -71,6 +84,11 @@ class Seen:
     def order(self) -> list[str]:
         """Return "F" and "B" in the order in which the part worked."""
         return [op[0].upper() for op, *_ in self.log if op in ("forward", "backward")]
+
+    @property
+    def held(self) -> int:
+        """Return the largest number of outputs of the part that were alive at once."""
+        return max((alive for op, _, alive in self.log if op == "forward"), default=0)
 
     def are(self, kind: str) -> list[str]:
         """Return the names of the parameters whose gradients compare as `kind`."""
@@ -103,11 +121,10 @@ def run_trial(name: str, case: Case) -> Seen | str:
     before = case.chain[place - 1] if place else None
     after = case.chain[place + 1] if place + 1 < len(case.chain) else None
     group = tied if place in (0, len(case.chain) - 1) else None
-    extra = () if case.micro_batches is None else (case.micro_batches,)
     note_work(part, seen.log)
     try:
         with recorder(seen.log):
-            value = engine.namespace()[name](part, tokens, targets, *extra, before, after, group)
+            value = engine.namespace()[name](part, tokens, targets, *case.arguments(place), before, after, group)
     except NotImplementedError:
         return "not written"
     compare_all(case, part, value, seen)
@@ -145,14 +162,20 @@ def batch_of(case: Case) -> tuple[Any, Any]:
 
     generator = torch.Generator().manual_seed(case.sequences)
     shape = (2, case.sequences, case.context)
-    return tuple(torch.randint(VOCAB, shape, generator=generator))
+    tokens, targets = torch.randint(VOCAB, shape, generator=generator)
+    for sequence, count in zip(range(case.sequences), itertools.cycle(case.uncounted), strict=False):
+        targets[sequence, case.context - count :] = -100
+    return tokens, targets
 
 
 def note_work(part: Any, log: Log) -> None:
     """Write into `log` when the part starts a forward pass and when it starts a backward pass."""
 
+    outputs: list[weakref.ref[Any]] = []
+
     def forward(_module: Any, _inputs: Any, output: Any) -> None:
-        log.append(("forward", -1, 0))
+        outputs.append(weakref.ref(output))
+        log.append(("forward", -1, sum(ref() is not None for ref in outputs)))
         if output.requires_grad:
             output.register_hook(lambda _gradient: log.append(("backward", -1, 0)))
 

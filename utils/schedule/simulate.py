@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from utils.schedule.actions import BACKWARD, FORWARD, INPUT, WEIGHT, Action, Schedule, ScheduleError
 from utils.schedule.check import check, in_order
+from utils.schedule.run import Record, Run
 
 Cost = float | Sequence[float]
 
@@ -111,6 +112,13 @@ def simulate(
     costs[BACKWARD] = [i + w for i, w in zip(costs[INPUT], costs[WEIGHT], strict=True)]
     if transfer < 0 or (hop is not None and hop < 0):
         raise ScheduleError("transfer and hop are times: they cannot be negative.")
+    return _laid_out(schedule, lambda action: costs[action.kind][action.stage], transfer, hop)
+
+
+def _laid_out(
+    schedule: Schedule, cost: Callable[[Action], float], transfer: float, hop: float | None = None
+) -> Simulation:
+    """Lay out the actions in time, each as soon as its rank is free and what it needs has arrived."""
     times: dict[Action, tuple[float, float]] = {}
     free = [0.0] * len(schedule.ranks)
     for action in in_order(schedule):
@@ -120,9 +128,38 @@ def simulate(
             source = schedule.placement[need.stage]
             away = 0.0 if source == rank else transfer if hop is None or abs(source - rank) == 1 else hop
             start = max(start, times[need][1] + away)
-        free[rank] = start + costs[action.kind][action.stage]
+        free[rank] = start + cost(action)
         times[action] = (start, free[rank])
     return Simulation(schedule, times)
+
+
+def replay(schedule: Schedule, done: Sequence[Run], transfer: float = 0.0) -> Simulation:
+    """Simulate a schedule with the processor seconds that each action of a real run took.
+
+    done: what `run` returned, by rank. So it would have gone with a processor for every rank, whatever the clock says
+    where ranks outnumber processors. transfer: seconds, as in `simulate`.
+    """
+    check(schedule)
+    seconds = {record.action: record.seconds for record in _records(schedule, done)}
+    return _laid_out(schedule, seconds.__getitem__, transfer)
+
+
+def recorded(schedule: Schedule, done: Sequence[Run]) -> Simulation:
+    """Give a real run by the machine's clock, in seconds from its first start, in the form of a simulation.
+
+    done: what `run` returned, by rank; all ranks on one machine, whose clock they share.
+    """
+    records = _records(schedule, done)
+    first = min(record.start for record in records)
+    return Simulation(schedule, {r.action: (r.start - first, r.end - first) for r in records})
+
+
+def _records(schedule: Schedule, done: Sequence[Run]) -> list[Record]:
+    """Give the records of all ranks. Raises ScheduleError unless they are those of this schedule."""
+    rows = [tuple(record.action for record in one.records) for one in done]
+    if tuple(rows) != schedule.ranks:
+        raise ScheduleError(f"These are not the runs of {schedule.name} by all its ranks, gathered in order.")
+    return [record for one in done for record in one.records]
 
 
 def _by_stage(name: str, cost: Cost, stages: int) -> list[float]:

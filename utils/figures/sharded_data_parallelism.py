@@ -168,3 +168,111 @@ def padding(units: Sequence[int], gathered: Mapping[int, int]) -> Drawn:
         f"Elements gathered, as a multiple of the {needed:,} needed, by ranks. Cut by rows: {listed}. Laid end to end: "
         f"{max(flat[n] / needed for n in numbers):.2f} at most."
     )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What a learner's function does
+
+NOT_WRITTEN = "Not written yet: put your code into the cell above and run it."
+
+
+def _trial(trial: Any, *args: Any) -> Any:
+    """Run a trial on the ranks; return what they saw, or None, said on the page, if it does not work yet."""
+    from utils import ranks
+
+    try:
+        return [seen for seen in ranks.call(trial, *args) if seen is not None]
+    except ranks.RanksError as error:
+        unwritten = any(state.name in ("NotImplementedError", "KeyError") for state in error.states.values())
+        print(NOT_WRITTEN if unwritten else error)
+        return None
+
+
+def cut_row(function: Any) -> None:
+    """Show the shards that the learner's function makes of three tensors on four ranks."""
+    import torch
+
+    shapes, n = ((3, 4), (5,), (2, 3)), 4
+    tensors = [torch.full(shape, float(index + 1)) for index, shape in enumerate(shapes)]
+    try:
+        shards = [shard.tolist() for shard in function(tensors, n)[0]]
+    except NotImplementedError:
+        print(NOT_WRITTEN)
+        return
+    fig, ax = figures.new(width=7.2, height=1.9)
+    left, words = 0.0, []
+    for rank, shard in enumerate(shards):
+        for index, value in enumerate(shard):
+            kind = int(value)
+            ax.bar(left + index + 0.5, 1, 1, color=figures.colour(kind - 1) if kind else "#cccccc", edgecolor="white",
+                   hatch=figures.pattern(kind - 1) if kind else "")
+            ax.text(left + index + 0.5, 0.5, str(kind) if kind else "0", ha="center", va="center", fontsize="small",
+                    bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1})
+        ax.text(left + len(shard) / 2, 1.08, f"rank {rank}", ha="center", va="bottom")
+        words.append(f"rank {rank} {' '.join(str(int(value)) for value in shard)}")
+        left += len(shard) + 0.6
+    ax.set(xlim=(-0.3, left), ylim=(0, 1.4), xticks=[], yticks=[])
+    ax.grid(False)
+    figures.show(fig, "Shards of a row of tensors 1, 2 and 3 (12, 5 and 6 numbers; 0 is padding): "
+                      f"{'; '.join(words)}.")
+
+
+def steps(name: str = "zero_1_step") -> None:
+    """Show the length of the row, step by step, as the learner's ranks have it and as one worker has it."""
+    from utils.check import sharded_data_parallelism as trials
+
+    n, length, count = 4, 40, 12
+    seen = _trial(trials.run_steps, name, n, length, count)
+    if seen is None:
+        return
+    one = [float(row.norm()) for row in trials.descend(n, length, count)]
+    fig, ax = figures.new(width=6.4, height=2.8)
+    ax.plot(one, label="one worker", linewidth=4, alpha=0.6)
+    for rank, view in enumerate(seen):
+        ax.plot([float(row.norm()) for row in view.tensors], label=f"your rank {rank}", linestyle=figures.LINES[rank],
+                marker="o", markersize=3, color=figures.colour(rank + 1))
+    ax.set(xlabel="step", ylabel="norm of the row")
+    ax.legend(fontsize="small")
+    ends = ", ".join(f"{float(view.tensors[-1].norm()):.3f}" for view in seen)
+    figures.show(fig, (
+        f"Norm of the row over {count} steps. One worker ends at {one[-1]:.3f}, your ranks at {ends}. `state` holds "
+        f"{seen[0].state} elements on rank 0, the row {length}."
+    ))
+
+
+def saw(name: str = "run_sharded") -> None:
+    """Show how many elements of parameters are there, by layer, while the learner's function runs on four ranks."""
+    from utils.check import sharded_data_parallelism as trials
+
+    seen = _trial(trials.run_blocks, name, 4, 3, (2, 2, 2, 2))
+    if seen is None:
+        return
+    levels = seen[0].levels
+    fig, ax = figures.new(width=6.4, height=2.6)
+    ax.step(range(len(levels)), levels, where="post", linestyle="-")
+    ax.fill_between(range(len(levels)), levels, step="post", alpha=0.3)
+    ax.set(xlabel="layer by layer through three blocks, and after the end", ylabel="elements of parameters\non rank 0")
+    ax.set_ylim(bottom=0)
+    figures.show(fig, (
+        f"Elements of parameters on rank 0, at the beginning and end of each block: {', '.join(map(str, levels))}. At "
+        f"most {seen[0].most} block{'s' * (seen[0].most != 1)} at once, {seen[0].kept} at the end."
+    ))
+
+
+def norms(name: str = "global_norm") -> Any:
+    """Tabulate the norms that the learner's function returns for some ways to share a gradient out."""
+    from utils.check import sharded_data_parallelism as trials
+    from utils.figures.table import Table
+
+    rows = []
+    for n, counts, copies in trials.NORMS:
+        seen = _trial(trials.run_norm, name, n, counts, copies)
+        if seen is None:
+            return None
+        parts = [trials.parts_of_norm(rank, counts, copies) for rank in range(n)]
+        pieces = [g for own, _ in parts for g in own if g is not None] + parts[0][1]
+        right = math.sqrt(sum(float(g.square().sum()) for g in pieces))
+        yours = ", ".join(f"{value:.3f}" for value in dict.fromkeys(round(one.returned, 3) for one in seen))
+        rows.append([f"{n} ranks: {', '.join(map(str, counts))}", copies, yours, f"{right:.3f}"])
+    return Table(["sharded gradients by rank", "replicated", "your ranks return", "one worker"], rows,
+                 "Norm of the whole gradient")

@@ -285,9 +285,13 @@ def run_blocks(name: str, n: int, count: int, sizes: Sequence[int]) -> Seen | No
                 parameter.data = torch.empty(0)
             block.register_forward_pre_hook(look)
             block.register_forward_hook(look)
-        look()
+
+        def called(call: Any) -> None:
+            seen.calls.append((call.op, call.payload))
+            look()
+
         x = inputs(rank, sizes, blocks[0].norm1.normalized_shape[0])
-        stop = engine.on_call(lambda call: seen.calls.append((call.op, call.payload)))
+        stop = engine.on_call(called)
         try:
             with torch.no_grad():
                 seen.returned = namespace[name](blocks, shards, shapes, x)

@@ -47,8 +47,10 @@ def layout(network: Any, ranks: int) -> Drawn:
     left = 0
     for index, (name, size) in enumerate(sizes.items()):
         ax.barh(0, size, 0.6, left, color=figures.colour(index % 2 * 4), edgecolor="black", linewidth=0.6, alpha=0.55)
-        ax.text(left + size / 2, 0, name, ha="center", va="center", fontsize="small",
-                rotation=90 if size < total / 14 else 0)
+        if size > total / 60:
+            ax.text(left + size / 2, 0, name, ha="center", va="center", fontsize="small", zorder=5,
+                    rotation=90 if size < total / 14 else 0,
+                    bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1})
         left += size
     if padding:
         ax.barh(0, padding, 0.6, left, color="white", edgecolor="black", hatch="///")
@@ -79,7 +81,7 @@ def stages(held: Mapping[str, Memory], predicted: Mapping[str, float]) -> Drawn:
             ax.bar(place, value, 0.62, bottom, color=figures.colour(index), hatch=figures.pattern(index),
                    edgecolor="white", label=kind.replace("_", " ") if place == 0 else None)
             bottom += value
-        ax.text(place, bottom, f"{bottom:.2f} MB", ha="center", va="bottom")
+        ax.annotate(f"{bottom:.2f} MB", (place, bottom), (0, 4), textcoords="offset points", ha="center")
         formula = predicted[name] / 1e6
         ax.plot([place - 0.4, place + 0.4], [formula, formula], color="black", linewidth=2, linestyle="-",
                 label="formula" if place == 0 else None)
@@ -116,7 +118,7 @@ def on_a_rank(billions: float, ranks: int, memory: float) -> Drawn:
                     color=figures.colour(index), label="published" if index == 3 else None)
     here = states(billions * 1e9, ranks)
     ax.axhline(memory, color="black", linewidth=1, linestyle="-")
-    ax.text(1, memory * 1.08, f"one GPU, {memory:g} GB", va="bottom", fontsize="small")
+    ax.text(1100, memory * 0.92, f"one GPU, {memory:g} GB", va="top", ha="right", fontsize="small")
     ax.axvline(ranks, color="grey", linewidth=1, linestyle="-")
     ax.set(xscale="log", yscale="log", xlabel="ranks", ylabel="GB of states on each rank", xticks=numbers[::2],
            xticklabels=[f"{n:,}" for n in numbers[::2]])
@@ -212,7 +214,7 @@ def cut_row(function: Any) -> None:
         words.append(f"rank {rank} {' '.join(str(int(value)) for value in shard)}")
         left += len(shard) + 0.6
     ax.set(xlim=(-0.3, left), ylim=(0, 1.4), xticks=[], yticks=[])
-    ax.grid(False)
+    ax.set_axis_off()
     figures.show(fig, "Shards of a row of tensors 1, 2 and 3 (12, 5 and 6 numbers; 0 is padding): "
                       f"{'; '.join(words)}.")
 
@@ -249,12 +251,14 @@ def saw(name: str = "run_sharded") -> None:
         return
     levels = seen[0].levels
     fig, ax = figures.new(width=6.4, height=2.6)
-    ax.step(range(len(levels)), levels, where="post", linestyle="-")
-    ax.fill_between(range(len(levels)), levels, step="post", alpha=0.3)
-    ax.set(xlabel="layer by layer through three blocks, and after the end", ylabel="elements of parameters\non rank 0")
+    ax.plot(levels, linestyle="-", marker="o", markersize=4)
+    ax.fill_between(range(len(levels)), levels, alpha=0.3)
+    ax.set(xlabel="before each gather, at the beginning and end of each block, at the end",
+           ylabel="elements of parameters\non rank 0", xticks=range(len(levels)))
     ax.set_ylim(bottom=0)
     figures.show(fig, (
-        f"Elements of parameters on rank 0, at the beginning and end of each block: {', '.join(map(str, levels))}. At "
+        "Elements of parameters on rank 0 before each gather, at the beginning and end of each block, and at the end: "
+        f"{', '.join(map(str, levels))}. At "
         f"most {seen[0].most} block{'s' * (seen[0].most != 1)} at once, {seen[0].kept} at the end."
     ))
 

@@ -127,3 +127,42 @@ def step(sequences):
         assert ledger.memory("network").activations == [0, 0]
     finally:
         ranks.stop()
+
+
+def test_weights_put_together_for_use_are_gathered_and_no_activations():
+    network = torch.nn.Linear(64, 64, bias=False)
+    flat, whole = torch.randn(64 * 64), network.weight.detach().clone().flatten()
+    network.weight.data = flat.view(64, 64)
+
+    def gather(*_):
+        flat.untyped_storage().resize_(flat.nbytes)
+        flat.copy_(whole)
+
+    def free(*_):
+        flat.untyped_storage().resize_(0)
+
+    free()
+    network.register_forward_pre_hook(gather)
+    network.register_forward_hook(free)
+    network.register_full_backward_pre_hook(gather)
+    network.weight.register_post_accumulate_grad_hook(free)
+    with ledger.Meter(network) as meter:
+        network(torch.ones(1, 64, requires_grad=True)).sum().backward()
+    held = meter.memory
+    assert held.parameters == [0]
+    assert held.gathered == [flat.nbytes]
+    assert held.activations == [64 * 4]  # the input
+    assert "gathered" in repr(held)
+
+
+def test_nothing_gathered_takes_no_line():
+    network, _ = trainer()
+    assert "gathered" not in repr(ledger.held(network))
+
+
+def test_a_gradient_that_a_hook_takes_away_was_there():
+    network = torch.nn.Linear(8, 8, bias=False)
+    network.weight.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
+    with ledger.Meter(network) as meter:
+        network(torch.ones(1, 8)).sum().backward()
+    assert meter.memory.gradients == [8 * 8 * 4]

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from utils.check.piece import Piece as Piece
+    from utils.check.piece import pieces as pieces
     from utils.check.training import same_training as same_training
 
 FRAME = ("causes", "judge", "piece", "reference", "trainers", "training", "traps", "verdict")
-_PUBLIC = {"same_training": "training", "Piece": "piece", "Verdict": "verdict", "NotYet": "verdict"}
+_PUBLIC = {"same_training": "training", "Piece": "piece", "pieces": "piece", "Verdict": "verdict", "NotYet": "verdict"}
 
 
 def exercises() -> dict[str, Any]:

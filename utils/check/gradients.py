@@ -137,7 +137,7 @@ def run_case(name: str, case: Case) -> Seen | None:
     from utils.ranks import engine
 
     namespace = engine.namespace()
-    with _world_of(case.n, namespace) as member:
+    with world_of(case.n, namespace) as member:
         if not member:
             return None
         rank, seen = dist.get_rank(), Seen()
@@ -155,7 +155,7 @@ def run_case(name: str, case: Case) -> Seen | None:
 
 
 @contextlib.contextmanager
-def _world_of(n: int, namespace: dict[str, Any]) -> Iterator[bool]:
+def world_of(n: int, namespace: dict[str, Any]) -> Iterator[bool]:
     """Make the first n ranks the whole world for a while; give whether this rank is one of them."""
     import torch.distributed as dist
 

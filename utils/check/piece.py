@@ -91,6 +91,22 @@ class Bundle:
         return found
 
 
+def pieces(shapes: Mapping[str, Sequence[int]], shard: torch.Tensor, start: int) -> dict[str, Piece]:
+    """Name what a shard of a flat row holds, for `parameters()` and `gradients()` of a trainer.
+
+    shapes: of the tensors that lie end to end in the row, by name, in their order. shard: the elements of the row from
+    `start` on; what reaches beyond the last tensor is padding.
+    """
+    found, begin = {}, 0
+    for name, shape in shapes.items():
+        end = begin + math.prod(shape)
+        first, last = max(begin, start), min(end, start + len(shard))
+        if first < last:
+            found[name] = Piece(shard[first - start : last - start], slice(first - begin, last - begin), flat=True)
+        begin = end
+    return found
+
+
 def held(name: str, value: Any) -> Held:
     """Settle a value that a trainer returned: a tensor, a DTensor or a Piece. Raises ContractError."""
     import torch

@@ -14,7 +14,8 @@
 
 Nothing here asks the code under test. Calls are seen where all of them pass, in PyTorch's dispatcher (those that DDP's
 C++ makes included); bytes on the wire are the kernel's own counters of the sockets (Linux); memory is the storages that
-tensors really share or own. In a single process (no ranks) use `ledger.held(...)` and `ledger.Meter`.
+tensors really share or own. In a single process (no ranks) use `ledger.held(...)` and `ledger.Meter`, and for a step on
+pretended ranks (a fake process group) `ledger.Rehearsal`.
 """
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ from typing import Any
 
 _PUBLIC = {
     "Ledger": "book", "Row": "book", "amount": "book", "each": "book",
-    "Count": "count", "count": "count", "recording": "count",
+    "Count": "count", "count": "count", "recording": "count", "Rehearsal": "rehearsal",
     "Memory": "memory", "memory": "memory", "held": "memory", "Meter": "memory",
 }  # fmt: skip
 __all__ = sorted(_PUBLIC)

@@ -4,6 +4,7 @@ Bytes are those of storages, each counted once however many tensors look into it
 weighs its whole storage. The kinds are found by what a tensor is, not by asking who holds it:
 
     parameters       nn.Parameters, and other leaf tensors that ask for a gradient; of a DTensor its local shard
+    gathered         what parameters take beyond that while a step runs, at its greatest: shards put together for use
     gradients        the `.grad` of those; while a step runs, their greatest sum
     optimizer state  tensors in the state of torch's optimizers
     activations      what autograd saves on the way forward for the way back, parameters and the tokens aside: its
@@ -29,7 +30,7 @@ from utils.ledger._count import quiet
 if TYPE_CHECKING:
     import torch
 
-KINDS = ("parameters", "gradients", "optimizer_state", "activations", "other")
+KINDS = ("parameters", "gathered", "gradients", "optimizer_state", "activations", "other")
 Amounts = dict[str, int]
 
 
@@ -38,6 +39,7 @@ class Memory:
     """What is held, in bytes by kind and rank: `held.parameters[rank]`. In a single process lists have one entry."""
 
     parameters: list[int]
+    gathered: list[int]
     gradients: list[int]
     optimizer_state: list[int]
     activations: list[int]
@@ -56,7 +58,8 @@ class Memory:
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         count = len(self.parameters)
         head = ("kind", *(["bytes"] if count == 1 else [f"rank {r}" for r in range(count)]))
-        rows = [(kind.replace("_", " "), *(amount(v) for v in getattr(self, kind))) for kind in (*KINDS, "total")]
+        kinds = [kind for kind in (*KINDS, "total") if kind != "gathered" or any(self.gathered)]
+        rows = [(kind.replace("_", " "), *(amount(v) for v in getattr(self, kind))) for kind in kinds]
         return table(head, rows)
 
     def __repr__(self) -> str:
@@ -172,28 +175,40 @@ class Meter:
     def __enter__(self) -> Meter:
         import torch
 
-        self._saved, self._gradients = _Level(), _Level()
+        self._saved = _Level()
+        self._most = {"parameters": 0, "gradients": 0}
         kinds = _by_kind(self.roots)
         # What was there before is no activation, and neither is a token: whole numbers have no gradient.
         known = {address for kind in ("parameters", "optimizer_state") for address in kinds[kind]}
 
         def pack(tensor: torch.Tensor) -> torch.Tensor:
-            if tensor.is_floating_point() and _local(tensor).untyped_storage().data_ptr() not in known:
+            if isinstance(tensor if tensor._base is None else tensor._base, torch.nn.Parameter):
+                self._look()  # a weight, or a view of one: held already, or gathered for this use
+            elif tensor.is_floating_point() and _local(tensor).untyped_storage().data_ptr() not in known:
                 self._saved.add(tensor)
             return tensor.detach()  # an output saved by its own operation must not hold itself
 
         owners = [t for t in _reached(self.roots) if isinstance(t, torch.Tensor) and t.is_leaf and t.requires_grad]
-        for owner in owners:
-            if owner.grad is not None:
-                self._gradients.add(owner.grad)
+        self._owners = owners
+        self._look()
         self._handles = [owner.register_post_accumulate_grad_hook(self._accumulated) for owner in owners]
+        for owner in owners:  # look before other hooks take a gradient away: C++ calls them as they were inserted
+            hooks: Any = owner._post_accumulate_grad_hooks
+            *others, ours = hooks.items()
+            hooks.clear()
+            hooks.update([ours, *others])
         self._hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
         self._hooks.__enter__()
         return self
 
     def _accumulated(self, owner: torch.Tensor) -> None:
-        if owner.grad is not None:
-            self._gradients.add(owner.grad)
+        self._look()
+
+    def _look(self) -> None:
+        """Note what parameters and gradients take now, if it is more than ever before."""
+        now = {"parameters": self._owners, "gradients": [o.grad for o in self._owners if o.grad is not None]}
+        for kind, tensors in now.items():
+            self._most[kind] = max(self._most[kind], sum(_storages(tensors).values()))
 
     def __exit__(self, *problem: Any) -> None:
         self._hooks.__exit__(*problem)
@@ -201,7 +216,8 @@ class Meter:
             handle.remove()
         kinds = _by_kind(self.roots)
         self.amounts = {kind: sum(found.values()) for kind, found in kinds.items()}
-        self.amounts["gradients"] = max(self.amounts["gradients"], self._gradients.peak)
+        self.amounts["gathered"] = max(0, self._most["parameters"] - self.amounts["parameters"])
+        self.amounts["gradients"] = max(self.amounts["gradients"], self._most["gradients"])
         self.amounts["activations"] = self._saved.peak
         self.memory = Memory.of([self.amounts])
 

@@ -137,12 +137,14 @@ def rank_table(coordinates: Sequence[Sequence[int]], log: Sequence[Sequence[Any]
     return fig, f"A mesh of {data} x {tensor} ranks. {ranks}. In one step each rank calls, by group: {'; '.join(said)}."
 
 
-def placements(names: Sequence[str], by_rank: Sequence[Sequence[tuple[str, str]]]) -> Table:
-    """Tabulate how parameters are placed and which shape each rank holds. by_rank: (placement, shape) by name."""
+def placements(names: Sequence[str], by_rank: Sequence[Sequence[tuple[Any, Any, Any]]]) -> Table:
+    """Tabulate how parameters are placed. by_rank: for each rank, by name, (shape of the whole, placement, its own)."""
     from utils.figures.table import Table
 
-    rows = [[name, by_rank[0][i][0], *(held[i][1] for held in by_rank)] for i, name in enumerate(names)]
-    return Table(("parameter", "placement", *(f"rank {r}" for r in range(len(by_rank)))), rows, "held by each rank")
+    rows = [[name, *map(str, by_rank[0][i][:2]), *(str(held[i][2]) for held in by_rank)]
+            for i, name in enumerate(names)]  # fmt: skip
+    heads = ("parameter", "whole", "placement", *(f"rank {rank}" for rank in range(len(by_rank))))
+    return Table(heads, rows, "What each rank holds, by its shape")
 
 
 def reach(times: Mapping[int, tuple[float, float]], measured: Mapping[int, float], payload: float,

@@ -1,6 +1,6 @@
 """Pictures of the lesson on tensor parallelism: two ways to cut a product, seeds of dropout, a mesh, and its limit.
 
-Every function gets data and returns (figure, description), or a table.
+Every function gets data and returns (figure, description).
 """
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from utils.figures.table import Table
-
 
 def _cells(ax: Axes, values: Any, left: float, top: float, rank: int | None) -> None:
     """Draw a small matrix as squares with their numbers; the colour and pattern say whose it is (None: everybody's)."""
     from matplotlib.patches import Rectangle
 
-    style = {"facecolor": "white", "edgecolor": "black", "linewidth": 0.7}
+    style: dict[str, Any] = {"facecolor": "white", "edgecolor": "black", "linewidth": 0.7}
     if rank is not None:
         style |= {"facecolor": figures.colour(rank), "alpha": 0.55, "hatch": figures.pattern(rank)}
     for i, row in enumerate(values):
@@ -31,7 +29,7 @@ def _cells(ax: Axes, values: Any, left: float, top: float, rank: int | None) -> 
 
 
 def _rows(matrix: Any) -> list[list[float]]:
-    return [[float(value) for value in row] for row in matrix]
+    return [[float(value) + 0.0 for value in row] for row in matrix]  # + 0.0: no minus before a zero
 
 
 def two_cuts(by_columns: Sequence[Any], by_rows: Sequence[Any], whole: Any) -> tuple[Figure, str]:
@@ -62,11 +60,10 @@ def two_cuts(by_columns: Sequence[Any], by_rows: Sequence[Any], whole: Any) -> t
     ax.set_axis_off()
     joined = [[value for piece in columns for value in piece[i]] for i in range(height)]
     added = [[sum(piece[i][j] for piece in rows) for j in range(width)] for i in range(height)]
-    held = "; ".join(f"rank {rank} {_said(piece)}" for rank, piece in enumerate(columns))
     return fig, (
-        f"y = x W is {_said(y)}. By columns each rank holds columns of it: {held}; side by side they are "
-        f"{'y' if joined == y else 'not y'}. By rows each rank holds {len(rows[0])} x {width} numbers, rank 0 "
-        f"{_said(rows[0])}; the sum of the {ranks} is {'y' if added == y else 'not y'}."
+        f"y = x W is {_said(y)}. By columns rank 0 holds {_said(columns[0])}; side by side the {ranks} are "
+        f"{'y' if joined == y else 'not y'}. By rows rank 0 holds {_said(rows[0])}; the sum of the {ranks} is "
+        f"{'y' if added == y else 'not y'}."
     )
 
 
@@ -116,35 +113,26 @@ def rank_table(coordinates: Sequence[Sequence[int]], log: Sequence[Sequence[Any]
         ax.text(3 * j, 1.7 * i, words, ha="center", va="center", bbox=box)
     said = []
     for number, (name, found) in enumerate(groups.items()):
-        for members, (calls, payload) in found.items():
+        for members, (count, payload) in found.items():
             (i, j), (k, m) = place[members[0]], place[members[-1]]
             colour, width = figures.colour(number), 5 if name == "tensor" else 2
             ax.plot([3 * j, 3 * m], [1.7 * i, 1.7 * k], color=colour, linewidth=width, zorder=0,
                     linestyle="-" if name == "tensor" else "--")  # fmt: skip
             if name == "tensor":
-                ax.text(1.5 * (j + m), 1.7 * i - 0.12, f"{calls} calls\n{amount(payload)}", ha="center", va="bottom",
+                ax.text(1.5 * (j + m), 1.7 * i - 0.12, f"{count} calls\n{amount(payload)}", ha="center", va="bottom",
                         fontsize=9)  # fmt: skip
             else:
-                ax.text(3 * j + 0.1, 0.85 * (i + k), f"{calls} calls\n{amount(payload)}", va="center", fontsize=9)
-            said.append(f"{name} group {', '.join(map(str, members))}: {calls} calls, {amount(payload)}")
+                ax.text(3 * j + 0.1, 0.85 * (i + k), f"{count} calls\n{amount(payload)}", va="center", fontsize=9)
+            said.append(f"{name} group {', '.join(map(str, members))}: {count} calls, {amount(payload)}")
     ax.plot([], [], color=figures.colour(0), linewidth=5, label="tensor group")
     ax.plot([], [], color=figures.colour(1), linewidth=2, linestyle="--", label="data group")
     ax.set(xlim=(-1.3, 3 * (tensor - 1) + 1.3), ylim=(1.7 * (data - 1) + 0.7, -0.7))
     ax.set_axis_off()
     fig.legend(loc="outside lower center", ncols=2)
-    ranks = "; ".join(f"rank {rank}: part {i} of the batch, piece {j} of each matrix"
-                      for rank, (i, j) in place.items())  # fmt: skip
-    return fig, f"A mesh of {data} x {tensor} ranks. {ranks}. In one step each rank calls, by group: {'; '.join(said)}."
-
-
-def placements(names: Sequence[str], by_rank: Sequence[Sequence[tuple[Any, Any, Any]]]) -> Table:
-    """Tabulate how parameters are placed. by_rank: for each rank, by name, (shape of the whole, placement, its own)."""
-    from utils.figures.table import Table
-
-    rows = [[name, *map(str, by_rank[0][i][:2]), *(str(held[i][2]) for held in by_rank)]
-            for i, name in enumerate(names)]  # fmt: skip
-    heads = ("parameter", "whole", "placement", *(f"rank {rank}" for rank in range(len(by_rank))))
-    return Table(heads, rows, "What each rank holds, by its shape")
+    return fig, (
+        f"A mesh of {data} x {tensor} ranks: down the rows another part of the batch, along a row another piece of "
+        f"each matrix. What a rank sends in one step, by group: {'; '.join(said)}."
+    )
 
 
 def reach(times: Mapping[int, tuple[float, float]], measured: Mapping[int, float], payload: float,
@@ -171,14 +159,15 @@ def reach(times: Mapping[int, tuple[float, float]], measured: Mapping[int, float
     right.plot(range(len(numbers)), list(real.values()), marker="D", label="measured, 3B model")
     right.set(xticks=range(len(numbers)), xticklabels=numbers, xlabel="ranks that share a model", ylim=(0, 1.08),
               ylabel="tokens/s of a rank,\nrelative", title="throughput of each rank")  # fmt: skip
+    inside = sum(n <= node for n in numbers)
     for ax in (left, right):
-        inside = sum(n <= node for n in numbers)
         ax.axvline(inside - 0.5, color="black", linewidth=1, linestyle=":")
-        ax.legend(loc="upper right")
-    share = ", ".join(f"{n} ranks {times[n][1] / sum(times[n]):.0%}" for n in numbers)
-    beside = ", ".join(f"{n} ranks {speed[n]:.2f} ({real[n]:.2f})" for n in numbers)
+        ax.text(inside - 0.55, 1.0, "one machine", transform=ax.get_xaxis_transform(), ha="right", va="top", fontsize=8)
+        ax.text(inside - 0.45, 1.0, "several", transform=ax.get_xaxis_transform(), ha="left", va="top", fontsize=8)
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
+    left.set_ylim(0, 1.12 * max(sum(pair) for pair in times.values()))
+    listed = "; ".join(f"{n}: {times[n][1] / sum(times[n]):.0%}, {speed[n]:.2f} ({real[n]:.2f})" for n in numbers)
     return fig, (
-        f"Left: a message is {payload / 1e6:,.0f} MB; share of a block's time that messages take: {share}. Right: "
-        f"throughput of a rank relative to {first} ranks, by the formula and, in brackets, measured: {beside}. Beyond "
-        f"the dotted line ({node} ranks) messages leave the machine."
+        f"A message is {payload / 1e6:,.0f} MB. By ranks, messages' share of a block's time, and throughput of a rank "
+        f"(measured): {listed}. Above {node} they leave the machine."
     )

@@ -171,3 +171,49 @@ def reach(times: Mapping[int, tuple[float, float]], measured: Mapping[int, float
         f"A message is {payload / 1e6:,.0f} MB. By ranks, messages' share of a block's time, and throughput of a rank "
         f"(measured): {listed}. Above {node} they leave the machine."
     )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What a learner's function does
+
+NOT_WRITTEN = "Not written yet: put your code into the cell above and run it."
+
+
+def tried(name: str) -> Any:
+    """Tabulate what the learner's function does in each case of its check; None, said on the page, if it does not run.
+
+    name: that of the exercise, `cut_perceptron`, `cut_loss`, `sequence_norm` or `attend_by_heads`.
+    """
+    from utils import ranks
+    from utils.check import tensor_parallelism as checks
+    from utils.check import tensor_trials as trials
+    from utils.figures.table import Table
+
+    cases = {"cut_perceptron": checks.PERCEPTRON, "cut_loss": checks.LOSS, "sequence_norm": checks.NORM,
+             "attend_by_heads": checks.ATTENTION}[name]  # fmt: skip
+    rows = []
+    for case in cases:
+        try:
+            seen = [one for one in ranks.call(trials.run_case, name, case) if one is not None]
+        except ranks.RanksError as error:
+            unwritten = any(state.name in ("NotImplementedError", "KeyError") for state in error.states.values())
+            print(NOT_WRITTEN if unwritten else f"{case.title}:\n{error}")
+            return None
+        rows.append([case.title, *_outcome(case, seen)])
+    backward = cases[0].task != "attention"
+    heads = ("case", "result", *(("gradients", "bytes forward", "bytes backward", "bytes kept") if backward else
+                                 ("bytes handed over", "operations, busiest rank")))  # fmt: skip
+    return Table(heads, rows, "What your function returns and what a rank hands over")
+
+
+def _outcome(case: Any, seen: Sequence[Any]) -> list[Any]:
+    """Say for one case whether result and gradients are right, and what the busiest rank handed over and kept."""
+    from utils.check import tensor_trials as trials
+
+    y, gradients = trials.truth(case)
+    result = "right" if trials.same([one.result for one in seen], [y] * len(seen)) else "off"
+    if case.task == "attention":
+        return [result, max(one.sent() for one in seen), max(one.flops for one in seen)]
+    wrong = "no way back" if any(one.problem for one in seen) else trials.gradients_off(case, seen, gradients)
+    sent = [max(one.sent(back=back) for one in seen) for back in (False, True)]
+    return [result, f"off: {wrong}" if wrong else "right", *sent, max(one.kept for one in seen)]

@@ -1,0 +1,122 @@
+"""Fit the coefficients on the stated rows of the published tables, and write them down: python -m utils.plan.fit --write
+
+The loss is the mean over sources of the mean |log(predicted / measured)| of their rows, each row cut at log 2: a row that
+ran twice as slow for reasons of its own counts no more than one that is off by two. Nelder and Mead's simplex, from round
+first guesses, in log space; shares stay below 1 by construction. No row, model or machine has a number of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from math import exp, log
+
+from utils.plan import published
+from utils.plan.coefficients import FILE, Coefficients
+from utils.plan.layout import check
+from utils.plan.published import Case
+from utils.plan.refuse import PlanError
+from utils.plan.time import step
+
+SHARES = ("matmul_a100", "matmul_h100", "flash_a100", "flash_h100", "memory_share", "link_share", "wire_share", "overlap")
+TIMES = ("eager", "start", "host_eager", "host_lean", "host_tensor")
+
+
+def to_free(fit: Coefficients) -> list[float]:
+    """Turn coefficients into numbers without bounds: the logit of a share, the logarithm of a time."""
+    shares = [log(getattr(fit, n) / (1 - getattr(fit, n))) for n in SHARES]
+    return shares + [log(getattr(fit, n)) for n in TIMES]
+
+
+def from_free(free: list[float], reserve: float) -> Coefficients:
+    """Turn them back."""
+    values = {n: 1 / (1 + exp(-x)) for n, x in zip(SHARES, free, strict=False)}
+    values |= {n: exp(x) for n, x in zip(TIMES, free[len(SHARES) :], strict=True)}
+    return Coefficients(**values, reserve=reserve)
+
+
+def training_rows(cases: list[Case]) -> list[Case]:
+    """Keep the rows that are fitted on: stated, healthy, and possible layouts."""
+    found = []
+    for case in cases:
+        if case.fitted and case.healthy and case.seconds:
+            try:
+                check(case.model, case.cluster, case.layout)
+            except PlanError:
+                continue
+            found.append(case)
+    return found
+
+
+def loss(fit: Coefficients, rows: list[Case]) -> float:
+    """Give the mean over sources of the mean error of their rows."""
+    errors: dict[str, list[float]] = defaultdict(list)
+    for case in rows:
+        seconds = step(case.model, case.layout, case.cluster, case.software, fit, simulate=False).total
+        errors[case.section].append(min(log(2), abs(log(seconds / (case.seconds or 1)))))
+    means = {section: sum(e) / len(e) for section, e in errors.items()}
+    weight = {section: 2.0 if section == "Playbook" else 1.0 for section in means}  # it has most rows
+    return sum(weight[s] * means[s] for s in means) / sum(weight.values())
+
+
+def simplex(f: Callable[[list[float]], float], start: list[float], rounds: int, size: float = 0.25) -> tuple[list[float], float]:
+    """Minimise by Nelder and Mead's simplex (The Computer Journal 7, 1965)."""
+    n = len(start)
+    points = [start] + [[x + (size if i == j else 0) for j, x in enumerate(start)] for i in range(n)]
+    ranked = sorted((f(p), p) for p in points)
+    for _ in range(rounds):
+        best, worst = ranked[0][0], ranked[-1]
+        centre = [sum(p[j] for _, p in ranked[:-1]) / n for j in range(n)]
+
+        def towards(scale: float, centre: list[float] = centre, far: list[float] = worst[1]) -> tuple[float, list[float]]:
+            point = [c + scale * (c - w) for c, w in zip(centre, far, strict=True)]
+            return f(point), point
+
+        new = towards(1)
+        if new[0] < best:
+            new = min(new, towards(2))
+        elif new[0] >= ranked[-2][0]:
+            new = min(towards(0.5), towards(-0.5)) if new[0] < worst[0] else towards(-0.5)
+        if new[0] < worst[0]:
+            ranked[-1] = new
+        else:
+            near = [[b + 0.5 * (x - b) for x, b in zip(p, ranked[0][1], strict=True)] for _, p in ranked[1:]]
+            ranked[1:] = [(f(p), p) for p in near]
+        ranked.sort()
+    return ranked[0][1], ranked[0][0]
+
+
+def fit(rows: list[Case], rounds: int = 400, restarts: int = 2, start: Coefficients | None = None) -> Coefficients:
+    """Fit: the simplex, started again from where it ended."""
+    first = start or Coefficients()
+    free = to_free(first)
+    for _ in range(restarts):
+        free, reached = simplex(lambda x: loss(from_free(x, first.reserve), rows), free, rounds)
+        print(f"loss {reached:.4f}")
+    return from_free(free, first.reserve)
+
+
+def main() -> None:
+    """Fit, print, and write if asked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", help="the folder of the published tables")
+    parser.add_argument("--write", action="store_true", help="write fitted.json")
+    parser.add_argument("--rounds", type=int, default=400)
+    given = parser.parse_args()
+    data = published.folder(given.data)
+    if data is None:
+        raise SystemExit("The published tables are not here. Name their folder with --data or $PLAN_DATA.")
+    rows = training_rows(published.cases(data))
+    found = fit(rows, given.rounds)
+    values = {name: float(f"{value:.4g}") for name, value in vars(found).items()}
+    print(json.dumps(values, indent=1))
+    if given.write:
+        old = json.loads(FILE.read_text()) if FILE.exists() else {"held_out": {}}
+        counts = dict(Counter(case.section for case in rows))
+        FILE.write_text(json.dumps({"values": values, "rows": counts, "held_out": old["held_out"]}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -33,7 +33,8 @@ def between(model: Model, layout: Layout, software: Software) -> float:
     """
     norms = 2 * HALF * model.hidden + (2 * MASK * model.hidden if model.dropout else 0)
     inputs = 2 * HALF * model.hidden
-    return norms / layout.sequence_ways + inputs / (1 if software.keeps_gathered else layout.sequence_ways)
+    whole = software.keeps_gathered and layout.pipeline == 1
+    return norms / layout.sequence_ways + inputs / (1 if whole else layout.sequence_ways)
 
 
 def attention(model: Model, layout: Layout) -> float:

@@ -57,7 +57,7 @@ INFINIBAND_400 = Network("InfiniBand 400", 50 * GB, source="8 NDR adapters a nod
 ROCE_200 = Network("RoCE 200", 25 * GB, source="MosaicML's tables: 1,600 Gbit/s a node")
 ROCE_400 = Network("RoCE 400", 50 * GB, source="Llama 3: 400 Gbit/s a GPU (arXiv:2407.21783, section 3.3.1)")
 EFA_400 = Network(
-    "EFA 400", 50 * GB, 40e-6, 0.26,
+    "EFA 400", 50 * GB, 54.69e-6, 0.1731,
     "AWS p5: 3,200 Gbit/s a node; latency and congestion fitted on the Ultra-Scale Playbook's 256 MB collectives",
 )  # fmt: skip
 OMNIPATH = Network("Omni-Path 100", 6.25 * GB, source="Jean Zay: 4 adapters of 100 Gbit/s a node (BLOOM's README)")
@@ -114,9 +114,12 @@ class Software:
     3.1); a program that adds up gradients in 32 bits has 4. flash: the version of flash attention, which never stores the s x s
     scores; 0 for none. fused:
     element-wise operations run as one kernel; without it each reads and writes memory by itself. keeps_gathered: with
-    sequence parallelism, the gathered inputs of linear layers are kept for the backward instead of gathered again.
+    sequence parallelism and no pipeline, gathered inputs of linear layers are kept for the backward. fragments: each
+    micro-batch in flight leaves holes in memory, of a fitted size.
     logit_bytes: bytes held at the peak for each logit. split: how layers are dealt to stages, "even" or "balanced".
-    host: which fitted time the program needs to launch a layer, "eager" or "lean".
+    host: which fitted time the program needs to launch a layer, "eager" or "lean". reduce_bytes: bytes for a gradient on
+    the wire. overlaps: gradients are summed while the backward goes on; bucket: bytes summed at once. by_tensor: ZeRO-1
+    gathers new parameters one tensor at a time.
     """
 
     name: str = "Megatron-LM"
@@ -126,21 +129,25 @@ class Software:
     flash: int = 2
     fused: bool = True
     keeps_gathered: bool = False
+    fragments: bool = False
     logit_bytes: float = 6
     split: str = "even"
     host: str = "lean"
     reduce_bytes: float = 4
-    scatters_grads: bool = True
+    overlaps: bool = True
     bucket: float = 0.2e9
-    buffers: float = 1.0 * GIB
+    by_tensor: bool = False
     source: str = ""
 
 
 MEGATRON = Software(source="Megatron-LM with flash attention, gradients in 32 bits")
-MEGATRON_2021 = replace(MEGATRON, name="Megatron-LM 2021", flash=0, source="arXiv:2104.04473, arXiv:2205.05198")
+MEGATRON_2021 = replace(
+    MEGATRON, name="Megatron-LM 2021", flash=0, overlaps=False, bucket=1e12, source="arXiv:2104.04473, arXiv:2205.05198"
+)  # fmt: skip
 MIXED = replace(MEGATRON, name="ZeRO paper", gradient=2, reduce_bytes=2, source="arXiv:1910.02054, section 3.1")
 NANOTRON = Software(
-    "nanotron", gradient=6, fused=False, keeps_gathered=True, logit_bytes=12, split="balanced", host="eager",
+    "nanotron", gradient=6, fused=False, keeps_gathered=True, fragments=True, logit_bytes=12, split="balanced", host="eager",
+    bucket=100e6, by_tensor=True,
     source="Ultra-Scale Playbook: 16-bit gradients and their 32-bit sums",
 )  # fmt: skip
 FSDP = Software(

@@ -20,11 +20,12 @@ class Coefficients:
     matmul_a100, matmul_h100: of peak that large matrix products reach. flash_a100, flash_h100: of peak that flash
     attention 2 reaches; its first version reaches half of that (Dao, arXiv:2307.08691, section 4).
     memory_share: of the memory's bandwidth that element-wise work reaches; eager: how often it passes over its data where
-    nothing is fused. link_share, wire_share: of the links and the adapters that collectives reach. start: seconds to begin
-    a collective. host_eager, host_lean: seconds in which the processor
-    launches one layer's forward and backward; host_tensor: what a tensor rank adds to that in
+    nothing is fused. bus_share: of links and adapters that an all-reduce reaches; gather_share:
+    how much of that an all-gather, a reduce-scatter or an all-to-all reaches. start: seconds to begin a collective. host_eager: seconds in which the processor of an
+    eager program launches one layer's forward and backward; host_tensor: what a tensor rank adds to that in
     an eager pipeline over several nodes. overlap: of the backward that hides traffic of gradients. reserve: of a
-    GPU's memory that a program cannot use (fragments, contexts, buffers of the collectives).
+    GPU's memory that a program cannot use (contexts, buffers of the collectives). holes: layers' worth of activations that
+    each micro-batch in flight on a pipeline rank takes beyond its own, where software.fragments.
     """
 
     matmul_a100: float = 0.80
@@ -33,14 +34,14 @@ class Coefficients:
     flash_h100: float = 0.35
     memory_share: float = 0.8
     eager: float = 2.0
-    link_share: float = 0.75
-    wire_share: float = 0.8
-    start: float = 20e-6
+    bus_share: float = 0.85
+    gather_share: float = 0.6
+    start: float = 30e-6
     host_eager: float = 4.4e-3
-    host_lean: float = 1.0e-3
     host_tensor: float = 2.3e-3
-    overlap: float = 0.7
-    reserve: float = 0.06
+    overlap: float = 0.9
+    reserve: float = 0.125
+    holes: float = 1.8
 
     def matmul(self, peak: float) -> float:
         """Give the share of peak for a GPU: newer ones, with more peak for their power, reach less of it."""

@@ -92,5 +92,5 @@ def estimate(
     """
     check(model, cluster, layout)
     fit = fit or fitted()
-    held = memory(model, layout, software)
+    held = memory(model, layout, software, fit)
     return Estimate(model, cluster, layout, software, fit, held, step(model, layout, cluster, software, fit, simulate))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from utils.plan import activations
 from utils.plan.cluster import Software
+from utils.plan.coefficients import Coefficients
 from utils.plan.layout import Layout, layers_by_stage
 from utils.plan.model import Model
 
@@ -115,8 +116,9 @@ def transient_bytes(model: Model, layout: Layout, software: Software, table: flo
     return gathered * activations.HALF + max(layer, table) * software.reduce_bytes
 
 
-def memory(model: Model, layout: Layout, software: Software) -> Memory:
+def memory(model: Model, layout: Layout, software: Software, fit: Coefficients) -> Memory:
     """Count what every pipeline rank holds at its peak, by kind."""
+    holes = fit.holes if software.fragments and layout.pipeline > 1 else 0.0
     counts = layers_by_rank(model, layout, software)
     kept = activations.layer_bytes(model, layout, software)
     found = []
@@ -125,7 +127,7 @@ def memory(model: Model, layout: Layout, software: Software) -> Memory:
         dense = layers * dense_layer(model, layout) + table
         held = state_bytes(dense, layers * expert_layer(model, layout), layout, software)
         flight = activations.in_flight(layout, rank) / layout.virtual  # micro-batches, in units of all the rank's layers
-        held["activations"] = flight * layers * kept
+        held["activations"] = flight * (layers + holes) * kept
         if layers:
             held["activations"] += activations.working_bytes(model, layout, software)
         last = rank == last_rank(layout)

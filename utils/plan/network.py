@@ -46,33 +46,37 @@ def groups(cluster: Cluster, layout: Layout) -> dict[str, Group]:
     return found
 
 
-def bandwidth(cluster: Cluster, group: Group, fit: Coefficients) -> float:
+def bandwidth(kind: str, cluster: Cluster, group: Group, fit: Coefficients) -> float:
     """Give bytes/s around a group's ring: the links inside a node, or the adapters of its ranks in a node together."""
-    inside = cluster.gpu.link * fit.link_share
+    share = fit.bus_share * (1 if kind == "all_reduce" else fit.gather_share)
+    inside = cluster.gpu.link * share
     if group.nodes == 1:
         return inside
-    outside = group.per_node * cluster.net.per_gpu * fit.wire_share / group.nodes**cluster.net.congestion
+    outside = group.per_node * cluster.net.per_gpu * share / group.nodes**cluster.net.congestion
     return min(inside, outside)
 
 
-def latency(cluster: Cluster, group: Group, fit: Coefficients) -> float:
-    """Give the time that a collective of no bytes takes: a start inside a node; between nodes, a hop for every rank.
+def latency(cluster: Cluster, group: Group, fit: Coefficients, paced: bool = False) -> float:
+    """Give the time that a collective of no bytes takes: a start inside a node; between nodes, hops around the ring.
 
-    NCCL has trees for all-reduce; on the machines measured, their time grew with the ranks all the same.
+    paced: the ranks wait for every hop, as tensor ranks do, who have nothing else to compute: a hop for every rank. Else
+    one for every node: a stream of buckets keeps the links inside the nodes busy meanwhile.
     """
     if group.size == 1:
         return 0.0
     if group.nodes == 1:
         return fit.start
-    return fit.start + (group.size - 1) * cluster.net.latency
+    return fit.start + ((group.size if paced else group.nodes) - 1) * cluster.net.latency
 
 
-def collective(kind: str, size: float, cluster: Cluster, group: Group, fit: Coefficients) -> float:
-    """Give the seconds of a collective on `size` bytes: of the whole array, as nccl-tests counts."""
+def collective(
+    kind: str, size: float, cluster: Cluster, group: Group, fit: Coefficients, pieces: float = 1, paced: bool = False
+) -> float:
+    """Give the seconds of a collective on `size` bytes (of the whole array, as nccl-tests counts), in so many pieces."""
     if group.size == 1:
         return 0.0
     moved = WIRE[kind] * (group.size - 1) / group.size * size
-    return latency(cluster, group, fit) + moved / bandwidth(cluster, group, fit)
+    return max(1, pieces) * latency(cluster, group, fit, paced) + moved / bandwidth(kind, cluster, group, fit)
 
 
 def transfer(size: float, cluster: Cluster, group: Group, fit: Coefficients) -> float:
@@ -80,5 +84,5 @@ def transfer(size: float, cluster: Cluster, group: Group, fit: Coefficients) -> 
     if group.size == 1:
         return 0.0
     if group.nodes == 1:
-        return fit.start + size / (cluster.gpu.link * fit.link_share)
-    return cluster.net.latency + fit.start + size / (cluster.net.per_gpu * fit.wire_share)
+        return fit.start + size / (cluster.gpu.link * fit.bus_share)
+    return cluster.net.latency + fit.start + size / (cluster.net.per_gpu * fit.bus_share)

@@ -13,6 +13,7 @@ from utils.plan.layout import Layout, layers_by_stage
 from utils.plan.model import Model
 
 TERMS = ("compute", "recompute", "tensor", "context", "expert", "data", "pipeline", "bubble", "host", "optimizer")
+TENSORS = 6  # in a layer: queries-keys-values, output, up (and gate), down, two norms
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,9 @@ def tensor_seconds(model: Model, layout: Layout, cluster: Cluster, fit: Coeffici
     group = network.groups(cluster, layout)["tensor"]
     size = activations.tokens(model, layout) * model.hidden * activations.HALF
     if layout.sequence_parallel:
-        both = network.collective("all_gather", size, cluster, group, fit)
-        return 2 * (both + network.collective("reduce_scatter", size, cluster, group, fit))
-    return 2 * network.collective("all_reduce", size, cluster, group, fit)
+        gather = network.collective("all_gather", size, cluster, group, fit, paced=True)
+        return 2 * (gather + network.collective("reduce_scatter", size, cluster, group, fit, paced=True))
+    return 2 * network.collective("all_reduce", size, cluster, group, fit, paced=True)
 
 
 def context_seconds(model: Model, layout: Layout, cluster: Cluster, fit: Coefficients) -> float:
@@ -72,7 +73,7 @@ def host_seconds(layout: Layout, cluster: Cluster, software: Software, fit: Coef
     seen in the Ultra-Scale Playbook's rows, whatever the model, the stages and the micro-batch; its cause is not known.
     """
     if software.host == "lean":
-        return fit.host_lean
+        return 0.0
     both = layout.tensor > 1 and layout.pipeline > 1 and cluster.nodes > 1
     return fit.host_eager + (fit.host_tensor * layout.tensor if both else 0.0)
 
@@ -160,20 +161,24 @@ def simulated(costs: list[tuple[float, float]], layout: Layout, hop: float) -> f
     return run.total + (m - few) * busiest(costs, layout)
 
 
-def reduce_seconds(parameters: float, layout: Layout, cluster: Cluster, software: Software, fit: Coefficients) -> tuple[float, float]:
+def reduce_seconds(
+    parameters: float, tensors: float, layout: Layout, cluster: Cluster, software: Software, fit: Coefficients
+) -> tuple[float, float]:
     """Give the seconds in which gradients are summed over data ranks, and in which ZeRO gathers new parameters.
 
     ZeRO-0: one all-reduce; ZeRO-1 and 2: a reduce-scatter, and an all-gather after the optimizer, as many bytes
-    (arXiv:1910.02054, section 7). ZeRO-3 has done both, layer by layer.
+    (arXiv:1910.02054, section 7). ZeRO-3 has done both, layer by layer. tensors: how many the rank holds.
     """
     group = network.groups(cluster, layout)["replica"]
     if layout.zero == 3 or group.size == 1:
         return 0.0, 0.0
     size = parameters * software.reduce_bytes
     if layout.zero == 0:
-        return network.collective("all_reduce", size, cluster, group, fit), 0.0
-    scattered = network.collective("reduce_scatter", size, cluster, group, fit)
-    return scattered, network.collective("all_gather", parameters * activations.HALF, cluster, group, fit)
+        return network.collective("all_reduce", size, cluster, group, fit, size / software.bucket), 0.0
+    scattered = network.collective("reduce_scatter", size, cluster, group, fit, size / software.bucket)
+    new = parameters * activations.HALF
+    pieces = tensors if software.by_tensor else new / software.bucket
+    return scattered, network.collective("all_gather", new, cluster, group, fit, pieces)
 
 
 @dataclass(frozen=True)
@@ -217,10 +222,10 @@ def step(
 
     held = [n * memory.dense_layer(model, layout) + memory.table_parameters(model, layout, r) for r, n in enumerate(layers)]
     experts = max(layers) * memory.expert_layer(model, layout) / (layout.data * layout.context / layout.expert)
-    reduce, gather = reduce_seconds(max(held), layout, cluster, software, fit)
+    reduce, gather = reduce_seconds(max(held), max(layers) * TENSORS, layout, cluster, software, fit)
     if layout.zero < 3:
         last = max(layers) * sum(one.backward.values())  # only the last micro-batch's backward can hide it
-        terms["data"] += max(0.0, reduce - fit.overlap * last) + gather
+        terms["data"] += max(0.0, reduce - fit.overlap * last * software.overlaps) + gather
     own_states = max(held) / memory.shares(layout)[2] + experts
     terms["optimizer"] = compute.optimizer_seconds(own_states, cluster.gpu, software, fit)
     return Time(terms)

@@ -52,7 +52,9 @@ class Network:
     source: str = ""
 
 
-INFINIBAND_200 = Network("InfiniBand 200", 25 * GB, source="Selene: 8 HDR adapters a node (arXiv:2104.04473, section 5)")
+INFINIBAND_200 = Network(
+    "InfiniBand 200", 25 * GB, source="Selene: 8 HDR adapters a node (arXiv:2104.04473, section 5)"
+)
 INFINIBAND_400 = Network("InfiniBand 400", 50 * GB, source="8 NDR adapters a node, DGX H100 data sheet")
 ROCE_200 = Network("RoCE 200", 25 * GB, source="MosaicML's tables: 1,600 Gbit/s a node")
 ROCE_400 = Network("RoCE 400", 50 * GB, source="Llama 3: 400 Gbit/s a GPU (arXiv:2407.21783, section 3.3.1)")
@@ -155,8 +157,14 @@ FSDP = Software(
     source="PyTorch FSDP2: parameters sharded in 32 bits, gathered in 16 (torchtitan)",
 )  # fmt: skip
 FSDP_EAGER = replace(FSDP, name="FSDP without compile", fused=False)
-COMPOSER = replace(FSDP, name="Composer FSDP", flash=1, reduce_bytes=2, source="MosaicML llm-foundry: amp_bf16, reduced in 16 bits")
-DEEPSPEED_2021 = replace(MEGATRON_2021, name="DeepSpeed 2021", gradient=2, reduce_bytes=2, source="arXiv:2104.04473, 5.2")
-MEGATRON_DEEPSPEED = replace(MEGATRON_2021, name="Megatron-DeepSpeed", gradient=2, reduce_bytes=2, source="BLOOM's diary")
+COMPOSER = replace(
+    FSDP, name="Composer FSDP", flash=1, reduce_bytes=2, source="MosaicML llm-foundry: amp_bf16, reduced in 16 bits"
+)
+DEEPSPEED_2021 = replace(
+    MEGATRON_2021, name="DeepSpeed 2021", gradient=2, reduce_bytes=2, source="arXiv:2104.04473, 5.2"
+)
+MEGATRON_DEEPSPEED = replace(
+    MEGATRON_2021, name="Megatron-DeepSpeed", gradient=2, reduce_bytes=2, source="BLOOM's diary"
+)
 SOFTWARE = {s.name: s for s in (MEGATRON, MEGATRON_2021, MIXED, NANOTRON, FSDP, FSDP_EAGER, COMPOSER,
     DEEPSPEED_2021, MEGATRON_DEEPSPEED)}  # fmt: skip

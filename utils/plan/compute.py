@@ -90,7 +90,11 @@ def layer_seconds(model: Model, layout: Layout, gpu: GPU, software: Software, fi
         "alternate": products / 2 + moved,
         "full": forward,
     }[layout.recompute]
-    return {"forward": forward, "backward": 2 * products + (2.5 if software.flash else 2) * core + 2 * moved, "recompute": again}
+    return {
+        "forward": forward,
+        "backward": 2 * products + (2.5 if software.flash else 2) * core + 2 * moved,
+        "recompute": again,
+    }
 
 
 def head_seconds(model: Model, layout: Layout, gpu: GPU, software: Software, fit: Coefficients) -> tuple[float, float]:

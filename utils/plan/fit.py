@@ -20,7 +20,16 @@ from utils.plan.published import Case
 from utils.plan.refuse import PlanError
 from utils.plan.time import step
 
-SHARES = ("matmul_a100", "matmul_h100", "flash_a100", "flash_h100", "memory_share", "bus_share", "gather_share", "overlap")
+SHARES = (
+    "matmul_a100",
+    "matmul_h100",
+    "flash_a100",
+    "flash_h100",
+    "memory_share",
+    "bus_share",
+    "gather_share",
+    "overlap",
+)
 MOST = 0.95  # no share is let nearer to 1
 TIMES = ("eager", "start", "host_eager", "host_tensor")
 
@@ -62,7 +71,9 @@ def loss(fit: Coefficients, rows: list[Case]) -> float:
     return sum(weight[s] * means[s] for s in means) / sum(weight.values())
 
 
-def simplex(f: Callable[[list[float]], float], start: list[float], rounds: int, size: float = 0.25) -> tuple[list[float], float]:
+def simplex(
+    f: Callable[[list[float]], float], start: list[float], rounds: int, size: float = 0.25
+) -> tuple[list[float], float]:
     """Minimise by Nelder and Mead's simplex (The Computer Journal 7, 1965)."""
     n = len(start)
     points = [start] + [[x + (size if i == j else 0) for j, x in enumerate(start)] for i in range(n)]
@@ -71,7 +82,9 @@ def simplex(f: Callable[[list[float]], float], start: list[float], rounds: int, 
         best, worst = ranked[0][0], ranked[-1]
         centre = [sum(p[j] for _, p in ranked[:-1]) / n for j in range(n)]
 
-        def towards(scale: float, centre: list[float] = centre, far: list[float] = worst[1]) -> tuple[float, list[float]]:
+        def towards(
+            scale: float, centre: list[float] = centre, far: list[float] = worst[1]
+        ) -> tuple[float, list[float]]:
             point = [c + scale * (c - w) for c, w in zip(centre, far, strict=True)]
             return f(point), point
 

@@ -75,7 +75,9 @@ class Layout:
         ways = (("data", "dp"), ("tensor", "tp"), ("pipeline", "pp"), ("context", "cp"), ("expert", "ep"))
         sizes = [f"{short}{getattr(self, name)}" for name, short in ways if getattr(self, name) > 1] or ["1 GPU"]
         schedule = [f"{self.schedule}{f' x{self.virtual}' if self.virtual > 1 else ''}"] if self.pipeline > 1 else []
-        return " ".join([*sizes, f"zero{self.zero}", f"mb{self.micro_batch}x{self.accumulate}", *schedule, self.recompute])
+        return " ".join(
+            [*sizes, f"zero{self.zero}", f"mb{self.micro_batch}x{self.accumulate}", *schedule, self.recompute]
+        )
 
 
 def check(model: Model, cluster: Cluster, layout: Layout) -> None:
@@ -83,8 +85,14 @@ def check(model: Model, cluster: Cluster, layout: Layout) -> None:
     if layout.gpus != cluster.gpus:
         parts = f"{layout.data} data x {layout.context} context x {layout.tensor} tensor x {layout.pipeline} pipeline"
         rest = layout.tensor * layout.pipeline * layout.context
-        near = f"data={cluster.gpus // rest}" if cluster.gpus % rest == 0 else f"gpus={max(1, cluster.gpus // rest) * rest}"
-        raise PlanError(f"The layout has to use every GPU: {parts} = {layout.gpus}, not {cluster.gpus}; nearest: {near}")
+        near = (
+            f"data={cluster.gpus // rest}"
+            if cluster.gpus % rest == 0
+            else f"gpus={max(1, cluster.gpus // rest) * rest}"
+        )
+        raise PlanError(
+            f"The layout has to use every GPU: {parts} = {layout.gpus}, not {cluster.gpus}; nearest: {near}"
+        )
     check_model(model, layout)
 
 
@@ -105,7 +113,9 @@ def check_model(model: Model, layout: Layout) -> None:
         fit = max(1, (model.layers + 2) // layout.virtual)
         text = f"Every stage but the first and the last needs a layer: {layout.stages} stages, {model.layers} layers"
         raise PlanError(f"{text}; nearest: pipeline={fit}")
-    divides(layout.context * layout.sequence_ways, model.sequence, "The sequence has to split over context and tensor ranks")
+    divides(
+        layout.context * layout.sequence_ways, model.sequence, "The sequence has to split over context and tensor ranks"
+    )
     if layout.expert > 1:
         divides(layout.expert, model.experts, "Experts have to split over expert ranks")
         rule = "Expert ranks are carved out of data x context ranks, and have to divide them"
@@ -121,7 +131,9 @@ def with_batch(layout: Layout, global_batch: int) -> Layout:
         below, above = global_batch // once * once, (global_batch // once + 1) * once
         near = ", ".join(str(batch) for batch in (below, above) if batch)
         rule = f"The batch has to split into {layout.data} data ranks x {layout.micro_batch} sequences"
-        raise PlanError(f"{rule}: {global_batch} / {once} = {global_batch / once:.2f} is not whole; nearest batch: {near}")
+        raise PlanError(
+            f"{rule}: {global_batch} / {once} = {global_batch / once:.2f} is not whole; nearest batch: {near}"
+        )
     return replace(layout, accumulate=global_batch // once)
 
 

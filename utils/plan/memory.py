@@ -110,23 +110,38 @@ def transient_bytes(model: Model, layout: Layout, software: Software, table: flo
     if layout.data * layout.context == 1:
         return 0.0
     if layout.zero < 3:
-        return min(software.bucket, table * 2 + model.layers * model.layer_parameters / layout.tensor) * 2 if layout.zero else 0.0
+        return (
+            min(software.bucket, table * 2 + model.layers * model.layer_parameters / layout.tensor) * 2
+            if layout.zero
+            else 0.0
+        )
     layer = dense_layer(model, layout) + expert_layer(model, layout)
     gathered = max(2 * layer, layer + table)
     return gathered * activations.HALF + max(layer, table) * software.reduce_bytes
 
 
-def memory(model: Model, layout: Layout, software: Software, fit: Coefficients) -> Memory:
-    """Count what every pipeline rank holds at its peak, by kind."""
+def memory(model: Model, layout: Layout, software: Software, fit: Coefficients, all_ranks: bool = True) -> Memory:
+    """Count what every pipeline rank holds at its peak, by kind.
+
+    all_ranks: False leaves out ranks that cannot be the fullest: of those with as many layers, the first holds most
+    micro-batches in flight.
+    """
     holes = fit.holes if software.fragments and layout.pipeline > 1 else 0.0
     counts = layers_by_rank(model, layout, software)
     kept = activations.layer_bytes(model, layout, software)
     found = []
+    seen = set()
     for rank, layers in enumerate(counts):
+        alike = (layers, rank == 0, rank == last_rank(layout))
+        if alike in seen and not all_ranks:
+            continue
+        seen.add(alike)
         table = table_parameters(model, layout, rank)
         dense = layers * dense_layer(model, layout) + table
         held = state_bytes(dense, layers * expert_layer(model, layout), layout, software)
-        flight = activations.in_flight(layout, rank) / layout.virtual  # micro-batches, in units of all the rank's layers
+        flight = (
+            activations.in_flight(layout, rank) / layout.virtual
+        )  # micro-batches, in units of all the rank's layers
         held["activations"] = flight * (layers + holes) * kept
         if layers:
             held["activations"] += activations.working_bytes(model, layout, software)

@@ -40,7 +40,17 @@ class Model:
             object.__setattr__(self, "kv_heads", self.heads)
         if self.ffn is None:
             object.__setattr__(self, "ffn", 4 * self.hidden)
-        for name in ("layers", "hidden", "heads", "kv_heads", "ffn", "vocab", "sequence", "experts", "experts_per_token"):
+        for name in (
+            "layers",
+            "hidden",
+            "heads",
+            "kv_heads",
+            "ffn",
+            "vocab",
+            "sequence",
+            "experts",
+            "experts_per_token",
+        ):
             whole(name, getattr(self, name))
         divides(self.heads, self.hidden, "hidden has to split into heads")
         divides(self.kv, self.heads, "heads have to split into groups, one for each of kv_heads")
@@ -85,7 +95,9 @@ class Model:
         """Count what is no matrix in a layer: two norms, and the biases if there are any."""
         if not self.biases:
             return 2 * self.hidden
-        linear = 2 * self.hidden + 2 * self.kv_hidden + self.experts * (self.width * (2 if self.gated else 1) + self.hidden)
+        linear = (
+            2 * self.hidden + 2 * self.kv_hidden + self.experts * (self.width * (2 if self.gated else 1) + self.hidden)
+        )
         return 4 * self.hidden + linear
 
     @property
@@ -163,7 +175,9 @@ class Model:
         return 6 * self.active_parameters + 12 * self.layers * self.hidden * self.sequence
 
 
-def gpt(layers: int, hidden: int, heads: int, vocab: int = 51200, sequence: int = 2048, name: str = "", **more) -> Model:
+def gpt(
+    layers: int, hidden: int, heads: int, vocab: int = 51200, sequence: int = 2048, name: str = "", **more
+) -> Model:
     """Give a GPT-3-like model: plain MLP of 4 h, biases, learned positions, tied table, dropout (arXiv:2104.04473)."""
     shape = dict(tied=True, positions=sequence, biases=True, dropout=True)
     return Model(layers, hidden, heads, vocab=vocab, sequence=sequence, name=name, **{**shape, **more})

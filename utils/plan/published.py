@@ -67,7 +67,9 @@ def korthikanti(data: Path) -> list[Case]:
             )  # fmt: skip
             machine = Cluster(tensor * pipeline, machines.A100)
             seconds = float(row[column])
-            case = Case("Korthikanti T5", f"{row['model']} {mode}", model, machine, layout, machines.MEGATRON_2021, seconds)
+            case = Case(
+                "Korthikanti T5", f"{row['model']} {mode}", model, machine, layout, machines.MEGATRON_2021, seconds
+            )
             found.append(case)
     return found
 
@@ -148,12 +150,22 @@ def llama3(data: Path) -> list[Case]:
         )
         model = replace(shapes.LLAMA_405B, sequence=length)
         layout = Layout(
-            ways, tensor, pipeline, context, zero=2, accumulate=each, recompute="none", virtual=8, schedule="interleaved-1f1b"
+            ways,
+            tensor,
+            pipeline,
+            context,
+            zero=2,
+            accumulate=each,
+            recompute="none",
+            virtual=8,
+            schedule="interleaved-1f1b",
         )
         work = ways * each * length * model.palm_flops  # the MFU of PaLM, which they cite: attention counted in full
         seconds = work / gpus / float(row["tflops_per_gpu"]) / 1e12
         machine = Cluster(gpus, machines.H100, network=machines.ROCE_400)
-        found.append(Case("Llama 3 T4", f"{gpus} GPUs, {length} tokens", model, machine, layout, machines.MEGATRON, seconds))
+        found.append(
+            Case("Llama 3 T4", f"{gpus} GPUs, {length} tokens", model, machine, layout, machines.MEGATRON, seconds)
+        )
     return found
 
 
@@ -231,20 +243,36 @@ def playbook(data: Path, table: str = "ultrascale_playbook_benchmarks_1b_8b") ->
         if row["model"] not in PLAYBOOK_SHAPES:
             continue
         layers, hidden, heads, ffn = PLAYBOOK_SHAPES[row["model"]]
-        model = Model(layers, hidden, heads, ffn=ffn, gated=True, vocab=131072, sequence=4096, tied=row["model"] == "1B")
+        model = Model(
+            layers, hidden, heads, ffn=ffn, gated=True, vocab=131072, sequence=4096, tied=row["model"] == "1B"
+        )
         ways, tensor, pipeline, micro, acc, gpus = (int(row[k]) for k in ("dp", "tp", "pp", "mbs", "grad_acc", "gpus"))
         layout = Layout(
             ways, tensor, pipeline, zero=int(row["zero"]), micro_batch=micro, accumulate=acc, recompute="none"
         )
         machine = Cluster(gpus, machines.H100, network=machines.EFA_400)
         ran = row["status"] == "ok"
-        seconds = layout.global_batch * model.sequence / float(row["tok_s"]) if ran and float(row["tok_s"] or 0) else None
+        seconds = (
+            layout.global_batch * model.sequence / float(row["tok_s"]) if ran and float(row["tok_s"] or 0) else None
+        )
         held = float(row["gpu_mem_gb"]) * machines.GIB if ran and row["gpu_mem_gb"] else None
         nodes = int(row["nodes"])
         name = f"{row['model']} {layout}"
         group = (row["model"], nodes)
         found.append(
-            Case("Playbook", name, model, machine, layout, machines.NANOTRON, seconds, held, nodes in (1, 4, 16, 64), False, group)
+            Case(
+                "Playbook",
+                name,
+                model,
+                machine,
+                layout,
+                machines.NANOTRON,
+                seconds,
+                held,
+                nodes in (1, 4, 16, 64),
+                False,
+                group,
+            )
         )
     return _healthy(found)
 
@@ -285,7 +313,19 @@ def bloom(data: Path, table: str = "bloom176b_3d_topology_sweep_until_0224") -> 
         machine = Cluster(int(row["gpus"]), machines.A100, network=machines.OMNIPATH)
         held = float(row["mem_gb"]) * machines.GIB if row["mem_gb"] else None
         name, seconds = f"line {row['line']}: {layout}", float(row["sec_per_iter"])
-        found.append(Case("BLOOM", name, model, machine, layout, machines.MEGATRON_DEEPSPEED, seconds, held, group=(row["section"],)))
+        found.append(
+            Case(
+                "BLOOM",
+                name,
+                model,
+                machine,
+                layout,
+                machines.MEGATRON_DEEPSPEED,
+                seconds,
+                held,
+                group=(row["section"],),
+            )
+        )
     return found
 
 

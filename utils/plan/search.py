@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from dataclasses import dataclass, field
 
 from utils.plan import time as clock
 from utils.plan.cluster import MEGATRON, Cluster, Software
@@ -61,11 +60,15 @@ class Search:
         lines.append(f"{self.tried:,} layouts tried, {self.simulated:,} simulated. The others:")
         lines += [f"  {count:>9,} {reason}" for reason, count in sorted(self.killed.items(), key=lambda item: -item[1])]
         if self.nearly:
-            lines.append("Nothing fits. Nearest: " + "; ".join(f"{lay} needs {b / 2**30:.0f} GiB" for lay, b in self.nearly[:3]))
+            lines.append(
+                "Nothing fits. Nearest: " + "; ".join(f"{lay} needs {b / 2**30:.0f} GiB" for lay, b in self.nearly[:3])
+            )
         return "\n".join(lines)
 
 
-def candidates(model: Model, cluster: Cluster, global_batch: int, space: dict[str, tuple]) -> Iterator[Layout]:
+def candidates(
+    model: Model, cluster: Cluster, global_batch: int, space: dict[str, tuple], flash: bool = True
+) -> Iterator[Layout]:
     """List every layout that the model, the cluster and the batch allow, tensor ranks inside a node only."""
     for tensor in (t for t in divisors(model.heads) if t <= cluster.gpus_per_node and cluster.gpus_per_node % t == 0):
         for pipeline in (p for p in divisors(cluster.gpus // tensor) if p <= model.layers + 2):
@@ -77,24 +80,46 @@ def candidates(model: Model, cluster: Cluster, global_batch: int, space: dict[st
                     continue
                 for micro in space["micro_batch"]:
                     if global_batch // rest % micro == 0:
-                        yield from _variants(model, rest, tensor, pipeline, context, micro, global_batch, space)
+                        yield from _variants(model, rest, tensor, pipeline, context, micro, global_batch, space, flash)
 
 
 def _variants(
-    model: Model, data: int, tensor: int, pipeline: int, context: int, micro: int, global_batch: int, space: dict[str, tuple]
+    model: Model,
+    data: int,
+    tensor: int,
+    pipeline: int,
+    context: int,
+    micro: int,
+    global_batch: int,
+    space: dict[str, tuple],
+    flash: bool,
 ) -> Iterator[Layout]:
     """List the variants of one mesh: schedules, ZeRO stages, recomputation, expert ranks."""
     accumulate = global_batch // data // micro
     experts = [e for e in divisors(model.experts) if data * context % e == 0] if model.experts > 1 else [1]
     stages = space["zero"] if data * context > 1 else (0,)
+    recomputes = [
+        r for r in space["recompute"] if r != "selective" or not flash
+    ]  # flash attention recomputes by itself
     for schedule, virtual in _schedules(model, pipeline, accumulate, space):
         for zero in stages:
             if zero == 3 and pipeline > 1:
                 continue  # would gather all parameters again for every micro-batch
-            for recompute in space["recompute"]:
+            for recompute in recomputes:
                 for expert in experts:
                     yield Layout(
-                        data, tensor, pipeline, context, expert, zero, micro, accumulate, schedule, recompute, True, virtual
+                        data,
+                        tensor,
+                        pipeline,
+                        context,
+                        expert,
+                        zero,
+                        micro,
+                        accumulate,
+                        schedule,
+                        recompute,
+                        True,
+                        virtual,
                     )
 
 
@@ -108,28 +133,6 @@ def _schedules(model: Model, pipeline: int, accumulate: int, space: dict[str, tu
         ways = (v for v in space["virtual"] if v > 1 and v * pipeline <= model.layers + 2)
         found += [("interleaved-1f1b", v) for v in ways]
     return found
-
-
-class Bound:
-    """Give a lower bound of a layout's time, as fast as possible: what layouts share is computed once."""
-
-    def __init__(self, model: Model, cluster: Cluster, software: Software, fit: Coefficients) -> None:
-        """Take what all layouts have in common."""
-        self.model, self.cluster, self.software, self.fit = model, cluster, software, fit
-        self.stage = lru_cache(None)(self._stage)
-
-    def _stage(self, layout: Layout) -> tuple[float, float]:
-        one = clock.layer(self.model, layout, self.cluster, self.software, self.fit)
-        costs = clock.stage_costs(self.model, layout, self.cluster, self.software, self.fit, one)
-        return clock.busiest(costs, layout), clock.pipeline_bound(costs, replace(layout, accumulate=1), 0.0)
-
-    def __call__(self, layout: Layout) -> float:
-        """Give seconds that the layout needs at least."""
-        zero = 3 if layout.zero == 3 else 0
-        data = layout.data if zero == 3 or layout.expert > 1 else 1
-        shared = replace(layout, accumulate=1, zero=zero, data=data) if layout.virtual == 1 else layout
-        busy, through = self.stage(shared)
-        return max(layout.accumulate * busy, through)
 
 
 def search(
@@ -150,16 +153,17 @@ def search(
     fit, options = fit or fitted(), {**SPACE, **space}
     limit = cluster.gpu.memory * (1 - fit.reserve)
     killed: Counter[str] = Counter()
-    bound, waiting, tried, nearly = Bound(model, cluster, software, fit), [], 0, []
-    for layout in candidates(model, cluster, global_batch, options):
+    waiting, tried, nearly = [], 0, []
+    for layout in candidates(model, cluster, global_batch, options, bool(software.flash)):
         tried += 1
-        held = memory(model, layout, software, fit)
+        held = memory(model, layout, software, fit, all_ranks=layout.schedule in ("zb-v", "dualpipe-v"))
         if held.total > limit:
             kind = max(held.kinds, key=lambda name: held.kinds[name])
             killed[f"memory: most of it {kind}"] += 1
             nearly.append((held.total, tried, layout))
         else:
-            waiting.append((bound(layout), tried, layout))
+            least = clock.step(model, layout, cluster, software, fit, simulate=None).total
+            waiting.append((least, tried, layout))
     if not tried:
         _no_layout(cluster, global_batch)
     waiting.sort()
@@ -169,7 +173,14 @@ def search(
 
 
 def _simulate_best(
-    waiting: list, keep: int, model: Model, cluster: Cluster, software: Software, fit: Coefficients, exhaustive: bool, killed: Counter
+    waiting: list,
+    keep: int,
+    model: Model,
+    cluster: Cluster,
+    software: Software,
+    fit: Coefficients,
+    exhaustive: bool,
+    killed: Counter,
 ) -> tuple[list[Estimate], int]:
     """Simulate in the order of the bounds, until no bound can still reach the kept."""
     best: list[tuple[float, int, Estimate]] = []
@@ -192,6 +203,8 @@ def _simulate_best(
 
 def _no_layout(cluster: Cluster, global_batch: int) -> None:
     """Refuse a batch that no layout can split."""
-    near = nearest(global_batch, range(cluster.gpus_per_node, 4 * max(global_batch, cluster.gpus), cluster.gpus_per_node))
+    near = nearest(
+        global_batch, range(cluster.gpus_per_node, 4 * max(global_batch, cluster.gpus), cluster.gpus_per_node)
+    )
     rule = f"No layout splits {global_batch} sequences over {cluster.gpus} GPUs in nodes of {cluster.gpus_per_node}"
     raise PlanError(f"{rule}: {global_batch} / data ranks has to be whole; nearest batch: {', '.join(map(str, near))}")

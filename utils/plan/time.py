@@ -56,7 +56,9 @@ def expert_seconds(model: Model, layout: Layout, cluster: Cluster, fit: Coeffici
     return 2 * network.collective("all_to_all", size / layout.sequence_ways, cluster, group, fit)
 
 
-def shard_seconds(model: Model, layout: Layout, cluster: Cluster, software: Software, fit: Coefficients) -> tuple[float, float]:
+def shard_seconds(
+    model: Model, layout: Layout, cluster: Cluster, software: Software, fit: Coefficients
+) -> tuple[float, float]:
     """Give the seconds in which ZeRO-3 gathers one layer's parameters, and scatters one layer's gradients."""
     if layout.zero < 3:
         return 0.0, 0.0
@@ -118,30 +120,41 @@ def hop_seconds(model: Model, layout: Layout, cluster: Cluster, fit: Coefficient
     return network.transfer(size, cluster, network.groups(cluster, layout)["pipeline"], fit)
 
 
-def busiest(costs: list[tuple[float, float]], layout: Layout) -> float:
-    """Give the seconds that the busiest pipeline rank computes for one micro-batch."""
+def rank_seconds(costs: list[tuple[float, float]], layout: Layout) -> list[float]:
+    """Give the seconds that each pipeline rank computes for one micro-batch."""
     by_rank = [0.0] * layout.pipeline
     for stage, (forward, backward) in enumerate(costs):
         by_rank[memory.rank_of_stage(layout, stage)] += forward + backward
-    return max(by_rank)
+    return by_rank
+
+
+def busiest(costs: list[tuple[float, float]], layout: Layout) -> float:
+    """Give the seconds that the busiest pipeline rank computes for one micro-batch."""
+    return max(rank_seconds(costs, layout))
 
 
 def pipeline_bound(costs: list[tuple[float, float]], layout: Layout, hop: float) -> float:
-    """Give a lower bound of the pipeline's seconds, for any schedule: the longest of two waits.
+    """Give a lower bound of the pipeline's seconds, for any schedule.
 
-    The busiest rank computes for every micro-batch; and one micro-batch has to go through all stages and back.
+    A rank can start once the stages before its first one have done a forward; it computes for every micro-batch; and after
+    its last backward the stages before it have to do theirs. Where stages are alike this is (p - 1 + m) t, which 1F1B
+    reaches (arXiv:2104.04473, section 2.2.1); with v stages a rank the wait is v times shorter.
     """
-    through = sum(f + b for f, b in costs) + 2 * (layout.stages - 1) * hop * (layout.pipeline > 1)
-    return max(layout.accumulate * busiest(costs, layout), through)
+    by_rank = rank_seconds(costs, layout)
+    least, before = 0.0, 0.0
+    for rank, (forward, backward) in enumerate(costs[: layout.pipeline]):
+        least = max(least, before + layout.accumulate * by_rank[rank])
+        split = layout.schedule in ("zb-h1", "zb-v", "dualpipe-v")  # these may end on weights' gradients, side by side
+        before += forward + hop + (0.0 if split else backward + hop)
+    return least
 
 
 def pipeline_guess(costs: list[tuple[float, float]], layout: Layout, hop: float) -> float:
     """Give the pipeline's seconds in closed form: one micro-batch goes through and back, then the busiest rank sets the
-    pace: (p - 1 + m) t where stages are alike (arXiv:2104.04473, section 2.2.1). Interleaving divides the wait.
+    pace: exact for 1F1B where stages are alike, close where they are not. Interleaving divides the wait.
     """
     through = sum(f + b for f, b in costs) / layout.virtual + 2 * (layout.pipeline - 1) * hop
-    pace = busiest(costs, layout)
-    return max(pipeline_bound(costs, layout, hop), through - pace / 1 + layout.accumulate * pace)
+    return max(pipeline_bound(costs, layout, hop), through + (layout.accumulate - 1) * busiest(costs, layout))
 
 
 @lru_cache(64)
@@ -154,7 +167,7 @@ def simulated(costs: list[tuple[float, float]], layout: Layout, hop: float) -> f
     p, m, v = layout.pipeline, layout.accumulate, layout.virtual
     if p == 1:
         return m * busiest(costs, layout)
-    few = min(m, 4 * p)
+    few = min(m, {"1f1b": 2 * p, "gpipe": m}.get(layout.schedule, 4 * p))
     plan = _built(layout.schedule, p * v, few, v if layout.schedule == "interleaved-1f1b" else None)
     backward = [b / 2 for _, b in costs]
     run = schedule.simulate(plan, [f for f, _ in costs], backward, backward, transfer=hop)
@@ -220,7 +233,9 @@ def step(
     terms["bubble"] = without - busy if simulate else whole - busy
     terms["pipeline"] = whole - without
 
-    held = [n * memory.dense_layer(model, layout) + memory.table_parameters(model, layout, r) for r, n in enumerate(layers)]
+    held = [
+        n * memory.dense_layer(model, layout) + memory.table_parameters(model, layout, r) for r, n in enumerate(layers)
+    ]
     experts = max(layers) * memory.expert_layer(model, layout) / (layout.data * layout.context / layout.expert)
     reduce, gather = reduce_seconds(max(held), max(layers) * TENSORS, layout, cluster, software, fit)
     if layout.zero < 3:

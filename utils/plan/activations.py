@@ -102,7 +102,7 @@ def in_flight(layout: Layout, rank: int) -> int:
     p, m, v = layout.pipeline, layout.accumulate, layout.virtual
     if p == 1:
         return v
-    if layout.schedule in ("1f1b", "zb-h1") and v == 1:
+    if layout.schedule == "1f1b" and v == 1:
         return min(m, p - rank)
     if layout.schedule == "gpipe":
         return m * v

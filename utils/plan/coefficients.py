@@ -29,17 +29,17 @@ class Coefficients:
     """
 
     matmul_a100: float = 0.80
-    matmul_h100: float = 0.70
+    matmul_h100: float = 0.62
     flash_a100: float = 0.6
     flash_h100: float = 0.35
     memory_share: float = 0.8
     eager: float = 2.0
     bus_share: float = 0.85
-    gather_share: float = 0.6
+    gather_share: float = 0.7
     start: float = 30e-6
     host_eager: float = 4.4e-3
     host_tensor: float = 2.3e-3
-    overlap: float = 0.9
+    overlap: float = 0.8
     reserve: float = 0.125
     holes: float = 1.8
 

@@ -115,9 +115,9 @@ def simplex(
     return ranked[0][1], ranked[0][0]
 
 
-def fit_time(rows: list[Case], rounds: int, restarts: int = 2) -> Fitted:
+def fit_time(rows: list[Case], rounds: int, restarts: int = 3) -> Fitted:
     """Fit what makes time: the simplex from round first guesses, started again from where it ended."""
-    first, net = Coefficients(), replace(EFA_400, latency=50e-6, congestion=0.2)
+    first, net = Coefficients(), replace(EFA_400, latency=40e-6, congestion=0.1)
     free = to_free(first, net)
     for _ in range(restarts):
         free, reached = simplex(lambda x: loss(*from_free(x, first, net), rows), free, rounds)
@@ -151,7 +151,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", help="the folder of the published tables")
     parser.add_argument("--write", action="store_true", help="write fitted.json")
-    parser.add_argument("--rounds", type=int, default=300)
+    parser.add_argument("--rounds", type=int, default=250)
     given = parser.parse_args()
     data = published.folder(given.data)
     if data is None:

@@ -45,6 +45,9 @@ class Layout:
             raise PlanError(f"zero is a stage, 0 to 3, not {self.zero!r}; nearest: {0 if self.zero < 0 else 3}")
         one_of("schedule", self.schedule, SCHEDULES)
         one_of("recompute", self.recompute, RECOMPUTE)
+        if self.virtual > 1 and self.schedule not in ("interleaved-1f1b", "zb-v", "dualpipe-v"):
+            rule = f"{self.schedule} has one stage a rank, not virtual={self.virtual}"
+            raise PlanError(f"{rule}; nearest: virtual=1, or schedule='interleaved-1f1b'")
         if self.schedule in ("zb-v", "dualpipe-v") and self.virtual != 2:
             object.__setattr__(self, "virtual", 2)
         if self.schedule == "interleaved-1f1b" and self.virtual == 1:

@@ -101,23 +101,21 @@ def state_bytes(dense: float, expert: float, layout: Layout, software: Software)
     return held
 
 
-def transient_bytes(model: Model, layout: Layout, software: Software, table: float) -> float:
+def transient_bytes(model: Model, layout: Layout, software: Software, held: float, table: float) -> float:
     """Count what lives for a moment: gathered parameters and their gradients with ZeRO-3, buckets of gradients else.
 
     ZeRO-3 holds the layer at work and the one fetched ahead of it, in 16 bits, and a gradient before it is scattered;
-    with a large vocabulary, the gathered head is the largest of them.
+    with a large vocabulary, the gathered head is the largest of them. ZeRO-1 and 2 fill one bucket of gradients while the
+    last is sent, unless all gradients are one bucket already. held: parameters of the rank, table: of embedding and head.
     """
-    if layout.data * layout.context == 1:
-        return 0.0
+    if layout.data * layout.context == 1 or layout.zero == 0:
+        return software.context
     if layout.zero < 3:
-        return (
-            min(software.bucket, table * 2 + model.layers * model.layer_parameters / layout.tensor) * 2
-            if layout.zero
-            else 0.0
-        )
+        whole = held * software.reduce_bytes
+        return software.context + (2 * software.bucket if software.bucket < whole else 0.0)
     layer = dense_layer(model, layout) + expert_layer(model, layout)
     gathered = max(2 * layer, layer + table)
-    return gathered * activations.HALF + max(layer, table) * software.reduce_bytes
+    return software.context + gathered * activations.HALF + max(layer, table) * software.reduce_bytes
 
 
 def memory(model: Model, layout: Layout, software: Software, fit: Coefficients, all_ranks: bool = True) -> Memory:
@@ -147,6 +145,6 @@ def memory(model: Model, layout: Layout, software: Software, fit: Coefficients, 
             held["activations"] += activations.working_bytes(model, layout, software)
         last = rank == last_rank(layout)
         held["logits"] = activations.logits_bytes(model, layout, software) if last else 0.0
-        held["transient"] = transient_bytes(model, layout, software, table)
+        held["transient"] = transient_bytes(model, layout, software, dense, table)
         found.append(held)
     return Memory(found)

@@ -56,27 +56,24 @@ def bandwidth(kind: str, cluster: Cluster, group: Group, fit: Coefficients) -> f
     return min(inside, outside)
 
 
-def latency(cluster: Cluster, group: Group, fit: Coefficients, paced: bool = False) -> float:
-    """Give the time that a collective of no bytes takes: a start inside a node; between nodes, hops around the ring.
+def latency(cluster: Cluster, group: Group, fit: Coefficients) -> float:
+    """Give the time that a collective of no bytes takes: a start inside a node; between nodes, a hop for every rank.
 
-    paced: the ranks wait for every hop, as tensor ranks do, who have nothing else to compute: a hop for every rank. Else
-    one for every node: a stream of buckets keeps the links inside the nodes busy meanwhile.
+    NCCL has trees for all-reduce; on the machines measured, their time grew with the number of ranks all the same.
     """
     if group.size == 1:
         return 0.0
-    if group.nodes == 1:
-        return fit.start
-    return fit.start + ((group.size if paced else group.nodes) - 1) * cluster.net.latency
+    return fit.start + ((group.size - 1) * cluster.net.latency if group.nodes > 1 else 0.0)
 
 
 def collective(
-    kind: str, size: float, cluster: Cluster, group: Group, fit: Coefficients, pieces: float = 1, paced: bool = False
+    kind: str, size: float, cluster: Cluster, group: Group, fit: Coefficients, pieces: float = 1
 ) -> float:
     """Give the seconds of a collective on `size` bytes (of the whole array, as nccl-tests counts), in so many pieces."""
     if group.size == 1:
         return 0.0
     moved = WIRE[kind] * (group.size - 1) / group.size * size
-    return max(1, pieces) * latency(cluster, group, fit, paced) + moved / bandwidth(kind, cluster, group, fit)
+    return max(1, pieces) * latency(cluster, group, fit) + moved / bandwidth(kind, cluster, group, fit)
 
 
 def transfer(size: float, cluster: Cluster, group: Group, fit: Coefficients) -> float:

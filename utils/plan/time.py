@@ -13,9 +13,6 @@ from utils.plan.layout import Layout, layers_by_stage
 from utils.plan.model import Model
 
 TERMS = ("compute", "recompute", "tensor", "context", "expert", "data", "pipeline", "bubble", "host", "optimizer")
-TENSORS = 6  # in a layer: queries-keys-values, output, up (and gate), down, two norms
-
-
 @dataclass(frozen=True)
 class Layer:
     """Hold the seconds of one layer for one micro-batch, forward and backward apart, by what they are spent on."""
@@ -36,9 +33,9 @@ def tensor_seconds(model: Model, layout: Layout, cluster: Cluster, fit: Coeffici
     group = network.groups(cluster, layout)["tensor"]
     size = activations.tokens(model, layout) * model.hidden * activations.HALF
     if layout.sequence_parallel:
-        gather = network.collective("all_gather", size, cluster, group, fit, paced=True)
-        return 2 * (gather + network.collective("reduce_scatter", size, cluster, group, fit, paced=True))
-    return 2 * network.collective("all_reduce", size, cluster, group, fit, paced=True)
+        gather = network.collective("all_gather", size, cluster, group, fit)
+        return 2 * (gather + network.collective("reduce_scatter", size, cluster, group, fit))
+    return 2 * network.collective("all_reduce", size, cluster, group, fit)
 
 
 def context_seconds(model: Model, layout: Layout, cluster: Cluster, fit: Coefficients) -> float:
@@ -163,24 +160,31 @@ def _built(name: str, stages: int, micro_batches: int, per_rank: int | None) -> 
 
 
 def simulated(costs: list[tuple[float, float]], layout: Layout, hop: float) -> float:
-    """Simulate the pipeline. Past a few rounds every further micro-batch adds what the busiest rank takes for one."""
+    """Simulate the pipeline: a few rounds, then as many more micro-batches as there are, at the pace of the last round.
+
+    The pace is what the busiest rank computes for a micro-batch, or more where messages are slow: that is read off the last
+    stage, which never waits for the pipeline to drain.
+    """
     p, m, v = layout.pipeline, layout.accumulate, layout.virtual
     if p == 1:
         return m * busiest(costs, layout)
-    few = min(m, {"1f1b": 2 * p, "gpipe": m}.get(layout.schedule, 4 * p))
+    few = min(m, {"1f1b": 3 * p, "gpipe": m}.get(layout.schedule, 5 * p))
     plan = _built(layout.schedule, p * v, few, v if layout.schedule == "interleaved-1f1b" else None)
     backward = [b / 2 for _, b in costs]
     run = schedule.simulate(plan, [f for f, _ in costs], backward, backward, transfer=hop)
-    return run.total + (m - few) * busiest(costs, layout)
+    if few == m:
+        return run.total
+    ends = [run.times[plan.backward_of(p * v - 1, number)][1] for number in (few - 1 - p, few - 1)]
+    return run.total + (m - few) * max((ends[1] - ends[0]) / p, busiest(costs, layout))
 
 
 def reduce_seconds(
-    parameters: float, tensors: float, layout: Layout, cluster: Cluster, software: Software, fit: Coefficients
+    parameters: float, layout: Layout, cluster: Cluster, software: Software, fit: Coefficients
 ) -> tuple[float, float]:
     """Give the seconds in which gradients are summed over data ranks, and in which ZeRO gathers new parameters.
 
     ZeRO-0: one all-reduce; ZeRO-1 and 2: a reduce-scatter, and an all-gather after the optimizer, as many bytes
-    (arXiv:1910.02054, section 7). ZeRO-3 has done both, layer by layer. tensors: how many the rank holds.
+    (arXiv:1910.02054, section 7). ZeRO-3 has done both, layer by layer.
     """
     group = network.groups(cluster, layout)["replica"]
     if layout.zero == 3 or group.size == 1:
@@ -190,8 +194,7 @@ def reduce_seconds(
         return network.collective("all_reduce", size, cluster, group, fit, size / software.bucket), 0.0
     scattered = network.collective("reduce_scatter", size, cluster, group, fit, size / software.bucket)
     new = parameters * activations.HALF
-    pieces = tensors if software.by_tensor else new / software.bucket
-    return scattered, network.collective("all_gather", new, cluster, group, fit, pieces)
+    return scattered, network.collective("all_gather", new, cluster, group, fit, new / software.bucket)
 
 
 @dataclass(frozen=True)
@@ -237,9 +240,9 @@ def step(
         n * memory.dense_layer(model, layout) + memory.table_parameters(model, layout, r) for r, n in enumerate(layers)
     ]
     experts = max(layers) * memory.expert_layer(model, layout) / (layout.data * layout.context / layout.expert)
-    reduce, gather = reduce_seconds(max(held), max(layers) * TENSORS, layout, cluster, software, fit)
+    reduce, gather = reduce_seconds(max(held), layout, cluster, software, fit)
     if layout.zero < 3:
-        last = max(layers) * sum(one.backward.values())  # only the last micro-batch's backward can hide it
+        last = max(b for _, b in costs) * layout.virtual  # only the last micro-batch's backward can hide it
         terms["data"] += max(0.0, reduce - fit.overlap * last * software.overlaps) + gather
     own_states = max(held) / memory.shares(layout)[2] + experts
     terms["optimizer"] = compute.optimizer_seconds(own_states, cluster.gpu, software, fit)

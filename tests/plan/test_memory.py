@@ -6,8 +6,8 @@ import pytest
 
 from utils import plan, schedule
 from utils.plan import activations
-from utils.plan.memory import last_rank, layers_by_rank, memory, shares, state_bytes
 from utils.plan.layout import SCHEDULES, balanced_split, even_split
+from utils.plan.memory import last_rank, layers_by_rank, memory, shares, state_bytes
 
 FIT = plan.fitted()
 
@@ -118,7 +118,11 @@ def test_the_logits_stand_on_the_last_stage_only():
 
 
 def test_all_parameters_are_on_some_rank():
-    for lay in (plan.Layout(pipeline=4, tensor=2), plan.Layout(tensor=8), plan.Layout(pipeline=8, virtual=2, schedule="interleaved-1f1b")):
+    for lay in (
+        plan.Layout(pipeline=4, tensor=2),
+        plan.Layout(tensor=8),
+        plan.Layout(pipeline=8, virtual=2, schedule="interleaved-1f1b"),
+    ):
         held = memory(plan.LLAMA_8B, lay, plan.MEGATRON, FIT)
         total = sum(rank["parameters"] for rank in held.ranks) / 2 * lay.tensor
         copies = (lay.tensor - 1) * plan.LLAMA_8B.layers * plan.LLAMA_8B.layer_vectors

@@ -41,7 +41,11 @@ CASES = [
         ["6 / 4", "nearest: 3, 6"],
         lambda: estimate(3, pipeline=3, accumulate=6, schedule="interleaved-1f1b"),
     ),
-    (lambda: plan.Layout(schedule="1f2b"), ["no schedule '1f2b'", "nearest: 1f1b"], lambda: plan.Layout(schedule="1f1b")),
+    (
+        lambda: plan.Layout(schedule="1f2b"),
+        ["no schedule '1f2b'", "nearest: 1f1b"],
+        lambda: plan.Layout(schedule="1f1b"),
+    ),
     (lambda: plan.Layout(recompute="some"), ["no recompute 'some'", "full"], None),
     (lambda: plan.Layout(pipeline=2, virtual=2), ["one stage a rank", "virtual=1"], lambda: plan.Layout(pipeline=2)),
     (lambda: plan.Layout(zero=4), ["0 to 3", "nearest: 3"], lambda: plan.Layout(zero=3)),

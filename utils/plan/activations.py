@@ -93,7 +93,9 @@ def working_bytes(model: Model, layout: Layout, software: Software) -> float:
 
 
 def logits_bytes(model: Model, layout: Layout, software: Software) -> float:
-    """Count what the last stage holds for the logits of a micro-batch: `logit_bytes` for each, split over tensor ranks."""
+    """Count what the last stage holds for the logits of a micro-batch: `logit_bytes` for each, split over tensor
+    ranks.
+    """
     return tokens(model, layout) * software.logit_bytes * model.vocab / layout.tensor
 
 

@@ -1,7 +1,7 @@
 """The scorecard: the planner against published measurements, marks reached or not. make bench-plan
 
-Rows it was fitted on are left out of every line about time and memory of the Playbook, MPT and the 175B of SC'21. Beside it
-stands llm-analysis, where it is installed and can answer (see rival.py).
+Rows it was fitted on are left out of every line about time and memory of the Playbook, MPT and the 175B of SC'21.
+Beside it stands llm-analysis, where it is installed and can answer (see rival.py).
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from statistics import mean, median
+from typing import Any
 
 from utils import schedule
 from utils.plan import published, rival
-from utils.plan.activations import layer_bytes
+from utils.plan.activations import layer_bytes, working_bytes
 from utils.plan.cluster import H100, MIXED, ROCE_400, Cluster
 from utils.plan.coefficients import FILE, fitted
 from utils.plan.estimate import Estimate, estimate
@@ -49,7 +50,9 @@ class Line:
         """Say whether the mark is reached."""
         if self.mark is None:
             return ""
-        return "reached" if (self.reached >= self.mark if self.at_least else self.reached <= self.mark) else "NOT REACHED"
+        return (
+            "reached" if (self.reached >= self.mark if self.at_least else self.reached <= self.mark) else "NOT REACHED"
+        )
 
     def __str__(self) -> str:
         """Write the line."""
@@ -93,7 +96,7 @@ class Scorecard:
         """List the cases of a section."""
         return [c for c in self.cases if c.section == section and keep(c)]
 
-    def add(self, *args, **more) -> None:
+    def add(self, *args: Any, **more: Any) -> None:
         """Keep a line."""
         self.lines.append(Line(*args, **more))
 
@@ -117,11 +120,21 @@ class Scorecard:
         sc21, mpt = self.of("SC'21 T1"), self.of("MPT")
         printed = [float(r["params_b"]) for r in published.rows(self.data, "megatron_sc21_table1_weak_scaling")]
         # Printed with one decimal: what rounding explains is no error.
-        errors = [max(0.0, abs(c.model.parameters / 1e9 - p) - 0.05) / p * 100 for c, p in zip(sc21, printed, strict=True)]
+        errors = [
+            max(0.0, abs(c.model.parameters / 1e9 - p) - 0.05) / p * 100 for c, p in zip(sc21, printed, strict=True)
+        ]
         self.add("parameters", "SC'21 Table 1, beyond rounding", len(errors), "worst", max(errors), 0.5)
         rows = [r for r in published.rows(self.data, "mosaicml_mpt_throughput") if "fp8" not in r["precision"]]
         counts = [percent(c.model.parameters, float(r["num_params"])) for c, r in zip(mpt, rows, strict=True)]
-        self.add("parameters", "MPT", len(counts), "worst", max(counts), 0.5, rival=self.theirs(mpt[:40], "parameters", params))
+        self.add(
+            "parameters",
+            "MPT",
+            len(counts),
+            "worst",
+            max(counts),
+            0.5,
+            rival=self.theirs(mpt[:40], "parameters", params),
+        )
         mfu = []
         for c, r in zip(mpt, rows, strict=True):
             peak = 990e12 if c.cluster.gpu is H100 else 312e12
@@ -133,7 +146,13 @@ class Scorecard:
             for stage, column in ((1, "pos_gb"), (2, "pos_g_gb"), (3, "pos_g_p_gb")):
                 layout = Layout(data=int(r["dp_degree"]), zero=stage)
                 held = sum(state_bytes(psi[r["model"]], 0, layout, MIXED).values()) / 1e9
-                rounding = 0.5 if float(r[column]) >= 100 and "." not in r[column] else 0.05 if float(r[column]) > 10 else 0.005
+                rounding = (
+                    0.5
+                    if float(r[column]) >= 100 and "." not in r[column]
+                    else 0.05
+                    if float(r[column]) > 10
+                    else 0.005
+                )
                 states.append(100 * max(0.0, abs(held - float(r[column])) - rounding) / float(r[column]))
         self.add("state memory", "ZeRO Table 1, beyond rounding", len(states), "worst", max(states), 2)
         sizes = []
@@ -156,14 +175,20 @@ class Scorecard:
             held = memory(case.model, layout, case.software, fitted())
             all_states = sum(rank[k] for rank in held.ranks for k in ("parameters", "gradients", "optimizer"))
             states.append(percent(all_states / layout.pipeline / 2**30, float(r["params_and_optimizer_gib"])))
-            first = held.ranks[0]["activations"] - (working(case, layout) if both else 0)
+            first = held.ranks[0]["activations"] - (working_bytes(case.model, layout, case.software) if both else 0)
             kept.append(percent(first / 2**30, float(r["activations_gib"])))
         self.add("state memory", "Korthikanti Fig. 1, mean of the stages", len(states), "worst", max(states), 5)
         self.add("activation memory", "Korthikanti Fig. 1, first stage", len(kept), "worst", max(kept), 5)
         for r in published.rows(self.data, "korthikanti2022_figure7_activation_pct"):
             case = runs[r["model"]]
-            base = layer_bytes(case.model, changed(case.layout, recompute="none", sequence_parallel=False), case.software)
-            ways = (("seqpar", "none", True), ("selective", "selective", False), ("seqpar_selective", "selective", True))
+            base = layer_bytes(
+                case.model, changed(case.layout, recompute="none", sequence_parallel=False), case.software
+            )
+            ways = (
+                ("seqpar", "none", True),
+                ("selective", "selective", False),
+                ("seqpar_selective", "selective", True),
+            )
             for column, mode, split in (*ways, ("full_recompute", "full", False)):
                 layout = changed(case.layout, recompute=mode, sequence_parallel=split)
                 shares.append(percent(100 * layer_bytes(case.model, layout, case.software) / base, float(r[column])))
@@ -174,7 +199,9 @@ class Scorecard:
         for section, against, mark in (("torchtitan", "torchtitan, GiB", 15), ("BLOOM", "BLOOM's diary, GiB", 15)):
             cases = self.of(section, lambda c: c.memory is not None and self.predict(c) is not None)
             self.memory_line("activation memory", against, cases, mark)
-        cases = self.of("Playbook", lambda c: c.memory is not None and not c.fitted and self.predict_memory(c) is not None)
+        cases = self.of(
+            "Playbook", lambda c: c.memory is not None and not c.fitted and self.predict_memory(c) is not None
+        )
         self.memory_line("peak memory", "Playbook, nodes 2, 8, 32", cases, 10)
 
     def predict_memory(self, case: Case) -> float | None:
@@ -230,7 +257,9 @@ class Scorecard:
         pairs = [(e, c) for c in held if (e := self.predict(c))]
         errors = [percent(1 / e.step_seconds, 1 / (c.seconds or 1)) for e, c in pairs]
         theirs = self.theirs(held[::3], "seconds", lambda c: c.seconds)
-        self.add("throughput", "Playbook, nodes 2, 8, 32, healthy", len(errors), "median", median(errors), 8, rival=theirs)
+        self.add(
+            "throughput", "Playbook, nodes 2, 8, 32, healthy", len(errors), "median", median(errors), 8, rival=theirs
+        )
         self.add("throughput", "Playbook, nodes 2, 8, 32, healthy", len(errors), "nine in ten", ninth(errors), 30)
         for name, cases in (("nodes 2, 8, 32", held), ("all nodes", healthy)):
             regrets, taus = self.ranking(cases)
@@ -243,7 +272,9 @@ class Scorecard:
         for name, cases in (("all rows", everything), ("nodes 2, 8, 32", [c for c in everything if not c.fitted])):
             ours, always = self.f1(cases)
             theirs = f"always yes: {always:.2f}"
-            self.add("fits or not", f"Playbook, {name}", len(cases), "F1", ours, 0.92, at_least=True, rival=theirs, unit="")
+            self.add(
+                "fits or not", f"Playbook, {name}", len(cases), "F1", ours, 0.92, at_least=True, rival=theirs, unit=""
+            )
 
     def ranking(self, cases: list[Case]) -> tuple[list[float], list[float]]:
         """Give, for each model and number of nodes, what the first choice loses on the best, and Kendall's tau."""
@@ -281,19 +312,14 @@ class Scorecard:
         """The best layouts of a 405B on 16,384 GPUs."""
         began = time.perf_counter()
         found = search(LLAMA_405B, Cluster(16384, H100, network=ROCE_400), global_batch=2048)
-        self.add("speed", "search: 405B on 16,384 GPUs", found.tried, "seconds", time.perf_counter() - began, 10, unit="s")
+        self.add(
+            "speed", "search: 405B on 16,384 GPUs", found.tried, "seconds", time.perf_counter() - began, 10, unit="s"
+        )
 
 
-def changed(layout: Layout, **more) -> Layout:
+def changed(layout: Layout, **more: Any) -> Layout:
     """Give a layout with some fields changed."""
     return Layout(**{**vars(layout), **more})
-
-
-def working(case: Case, layout: Layout) -> float:
-    """Give what the layer under recomputation takes on top: the published figure leaves it out."""
-    from utils.plan.activations import working_bytes
-
-    return working_bytes(case.model, layout, case.software)
 
 
 def params(case: Case) -> float:
@@ -359,7 +385,9 @@ def main() -> None:
     missed = [line for line in card.lines if line.verdict.startswith("NOT")]
     marks = sum(line.mark is not None for line in card.lines)
     beside = "given half of the peak" if tool else "not installed"
-    print(f"{marks - len(missed)} of {marks} marks reached in {time.perf_counter() - began:.0f} s. llm-analysis: {beside}.")
+    print(
+        f"{marks - len(missed)} of {marks} marks reached, {time.perf_counter() - began:.0f} s. llm-analysis: {beside}."
+    )
     if given.write:
         record = json.loads(FILE.read_text())
         FILE.write_text(json.dumps({**record, "held_out": held_out(card)}, indent=1) + "\n")

@@ -59,8 +59,8 @@ INFINIBAND_400 = Network("InfiniBand 400", 50 * GB, source="8 NDR adapters a nod
 ROCE_200 = Network("RoCE 200", 25 * GB, source="MosaicML's tables: 1,600 Gbit/s a node")
 ROCE_400 = Network("RoCE 400", 50 * GB, source="Llama 3: 400 Gbit/s a GPU (arXiv:2407.21783, section 3.3.1)")
 EFA_400 = Network(
-    "EFA 400", 50 * GB, 40e-6, 0.1,
-    "AWS p5: 3,200 Gbit/s a node; latency and congestion fitted on the Ultra-Scale Playbook's 256 MB collectives",
+    "EFA 400", 50 * GB, 5.67e-5, 0.183,
+    "AWS p5: 3,200 Gbit/s a node; latency and congestion fitted on the Ultra-Scale Playbook's runs",
 )  # fmt: skip
 OMNIPATH = Network("Omni-Path 100", 6.25 * GB, source="Jean Zay: 4 adapters of 100 Gbit/s a node (BLOOM's README)")
 NETWORKS = {net.name: net for net in (INFINIBAND_200, INFINIBAND_400, ROCE_200, ROCE_400, EFA_400, OMNIPATH)}
@@ -113,15 +113,14 @@ class Software:
     """Hold what the training program does, as far as it changes memory and time.
 
     parameter, gradient, optimizer: bytes a parameter: 2 + 2 + 12 is Adam in mixed precision (arXiv:1910.02054, section
-    3.1); a program that adds up gradients in 32 bits has 4. flash: the version of flash attention, which never stores the s x s
-    scores; 0 for none. fused:
-    element-wise operations run as one kernel; without it each reads and writes memory by itself. keeps_gathered: with
-    sequence parallelism and no pipeline, gathered inputs of linear layers are kept for the backward. fragments: each
-    micro-batch in flight leaves holes in memory, of a fitted size.
-    logit_bytes: bytes held at the peak for each logit. split: how layers are dealt to stages, "even" or "balanced".
-    host: which fitted time the program needs to launch a layer, "eager" or "lean". reduce_bytes: bytes for a gradient on
-    the wire. overlaps: gradients are summed while the backward goes on; bucket: bytes summed at once. context: bytes that
-    the driver and the collectives hold, where memory was measured from outside (nvidia-smi).
+    3.1); a program that adds up gradients in 32 bits has 4. flash: the version of flash attention, which never stores
+    the s x s scores; 0 for none. fused: element-wise operations run as one kernel; without it each reads and writes
+    memory by itself. keeps_gathered: with sequence parallelism and no pipeline, gathered inputs of linear layers are
+    kept for the backward. fragments: each micro-batch in flight leaves holes in memory, of a fitted size. logit_bytes:
+    bytes held at the peak for each logit. split: how layers are dealt to stages, "even" or "balanced". host: which
+    fitted time the program needs to launch a layer, "eager" or "lean". reduce_bytes: bytes for a gradient on the wire.
+    overlaps: gradients are summed while the backward goes on; bucket: bytes summed at once. context: bytes that the
+    driver and the collectives hold, where memory was measured from outside (nvidia-smi).
     """
 
     name: str = "Megatron-LM"
@@ -148,7 +147,8 @@ MEGATRON_2021 = replace(
 )  # fmt: skip
 MIXED = replace(MEGATRON, name="ZeRO paper", gradient=2, reduce_bytes=2, source="arXiv:1910.02054, section 3.1")
 NANOTRON = Software(
-    "nanotron", gradient=6, fused=False, keeps_gathered=True, fragments=True, logit_bytes=12, split="balanced", host="eager",
+    "nanotron", gradient=6, fused=False, keeps_gathered=True, fragments=True, logit_bytes=12, split="balanced",
+    host="eager",
     bucket=100e6,
     source="Ultra-Scale Playbook: 16-bit gradients and their 32-bit sums",
 )  # fmt: skip
@@ -158,14 +158,23 @@ FSDP = Software(
 )  # fmt: skip
 FSDP_EAGER = replace(FSDP, name="FSDP without compile", fused=False)
 COMPOSER = replace(
-    FSDP, name="Composer FSDP", flash=1, fused=False, reduce_bytes=2,
-    source="MosaicML llm-foundry: amp_bf16, reduced in 16 bits, not compiled",
+    FSDP,
+    name="Composer FSDP",
+    flash=1,
+    reduce_bytes=2,
+    source="MosaicML llm-foundry: amp_bf16, reduced in 16 bits",
 )
 DEEPSPEED_2021 = replace(
     MEGATRON_2021, name="DeepSpeed 2021", gradient=2, reduce_bytes=2, source="arXiv:2104.04473, 5.2"
 )
 MEGATRON_DEEPSPEED = replace(
-    MEGATRON_2021, name="Megatron-DeepSpeed", gradient=2, reduce_bytes=2, bucket=1e9, fragments=True, context=2 * GIB,
+    MEGATRON_2021,
+    name="Megatron-DeepSpeed",
+    gradient=2,
+    reduce_bytes=2,
+    bucket=1e9,
+    fragments=True,
+    context=2 * GIB,
     source="BLOOM's diary; buckets of 500 million 16-bit values, DeepSpeed's default; memory by nvidia-smi",
 )
 SOFTWARE = {s.name: s for s in (MEGATRON, MEGATRON_2021, MIXED, NANOTRON, FSDP, FSDP_EAGER, COMPOSER,

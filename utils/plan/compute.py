@@ -1,7 +1,8 @@
 """How long a GPU computes: matrix products by their shape, attention, element-wise work by the bytes it moves.
 
-A product of m x k and k x n does 2 m n k operations and moves at least 2 (m k + k n + m n) bytes. Time is the sum of both,
-each at its share of the data sheet: so efficiency falls smoothly as a matrix gets thin, and can never pass the share.
+A product of m x k and k x n does 2 m n k operations and moves at least 2 (m k + k n + m n) bytes. Time is the sum of
+both, each at its share of the data sheet: so efficiency falls smoothly as a matrix gets thin, and can never pass the
+share.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def product(m: float, n: float, k: float, gpu: GPU, fit: Coefficients) -> float:
 
 
 def layer_products(model: Model, layout: Layout) -> list[tuple[float, float, float]]:
-    """List the shapes (m, n, k) of a layer's matrix products on one rank: columns or rows are split over tensor ranks."""
+    """List the shapes (m, n, k) of a layer's matrix products on one rank: tensor ranks split columns or rows."""
     rows, t, h, f = activations.tokens(model, layout), layout.tensor, model.hidden, model.width
     kv = model.kv_hidden / activations.kv_ways(model, layout)
     shapes = [(rows, h / t + 2 * kv, h), (rows, h, h / t)]
@@ -41,9 +42,9 @@ def matmul_seconds(model: Model, layout: Layout, gpu: GPU, fit: Coefficients) ->
 
 
 def attention_seconds(model: Model, layout: Layout, gpu: GPU, software: Software, fit: Coefficients) -> float:
-    """Give the seconds of a layer's attention core, forward: half of it with flash attention, which skips the future."""
+    """Give the seconds of a layer's attention core, half of it with flash attention, which skips the future."""
     rows, t = activations.tokens(model, layout), layout.tensor
-    work = rows * model.layer_attention_flops(causal=software.flash) / t
+    work = rows * model.layer_attention_flops(causal=software.flash > 0) / t
     if software.flash:
         return work / (gpu.peak * fit.flash(gpu.peak, software.flash))
     d, s, each = model.hidden / model.heads, model.sequence, rows / model.sequence * model.heads / t

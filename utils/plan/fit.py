@@ -1,8 +1,10 @@
-"""Fit the coefficients on the stated rows of the published tables, and write them down: python -m utils.plan.fit --write
+"""Fit the coefficients on the stated rows of the published tables, and write them down: python -m utils.plan.fit
+--write
 
-The loss is the mean over sources of the mean |log(predicted / measured)| of their rows, each row cut at log 2: a row that
-ran twice as slow for reasons of its own counts no more than one that is off by two. Nelder and Mead's simplex, from round
-first guesses, in log space; shares stay below 0.95 by construction. No row, model or machine has a number of its own.
+The loss is the mean over sources of the mean |log(predicted / measured)| of their rows, each row cut at log 2: a row
+that ran twice as slow for reasons of its own counts no more than one that is off by two. Nelder and Mead's simplex,
+from round first guesses, in log space; shares stay below 0.95 by construction. No row, model or machine has a number
+of its own.
 """
 
 from __future__ import annotations
@@ -117,7 +119,7 @@ def simplex(
 
 def fit_time(rows: list[Case], rounds: int, restarts: int = 3) -> Fitted:
     """Fit what makes time: the simplex from round first guesses, started again from where it ended."""
-    first, net = Coefficients(), replace(EFA_400, latency=40e-6, congestion=0.1)
+    first, net = Coefficients(), replace(EFA_400, latency=50e-6, congestion=0.12)
     free = to_free(first, net)
     for _ in range(restarts):
         free, reached = simplex(lambda x: loss(*from_free(x, first, net), rows), free, rounds)
@@ -126,7 +128,9 @@ def fit_time(rows: list[Case], rounds: int, restarts: int = 3) -> Fitted:
 
 
 def fit_memory(cases: list[Case], fit: Coefficients) -> Coefficients:
-    """Fit what makes memory, on the Playbook's fitted nodes: first the holes by the median error, then the reserve by F1."""
+    """Fit what makes memory, on the Playbook's fitted nodes: first the holes by the median error, then the reserve by
+    F1.
+    """
     known = [c for c in cases if c.section == "Playbook" and c.fitted and possible(c)]
     ran = [c for c in known if c.memory]
 
@@ -136,7 +140,9 @@ def fit_memory(cases: list[Case], fit: Coefficients) -> Coefficients:
         return median(abs(log(t)) for t in totals)
 
     fit = replace(fit, holes=min((k / 10 for k in range(0, 31, 2)), key=off))
-    peaks = [(memory(c.model, c.layout, c.software, fit).total / c.cluster.gpu.memory, c.seconds is not None) for c in known]
+    peaks = [
+        (memory(c.model, c.layout, c.software, fit).total / c.cluster.gpu.memory, c.seconds is not None) for c in known
+    ]
 
     def f1(reserve: float) -> float:
         right = sum(ran and peak <= 1 - reserve for peak, ran in peaks)

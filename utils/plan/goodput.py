@@ -1,8 +1,8 @@
 """What is left of a cluster's time once it fails: how often to save, and what that costs.
 
-With one failure every M seconds and saves of C seconds each, an interval T between saves loses C / T to saving, and after
-a failure half an interval and the restart R. Young (CACM 17, 1974): the least loss is at T = sqrt(2 C M). Daly (FGCS 22,
-2006) adds the next terms, for saves that are not short against M.
+With one failure every M seconds and saves of C seconds each, an interval T between saves loses C / T to saving, and
+after a failure half an interval and the restart R. Young (CACM 17, 1974): the least loss is at T = sqrt(2 C M). Daly
+(FGCS 22, 2006) adds the next terms, for saves that are not short against M.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ LLAMA3_HOURS_BETWEEN_FAILURES_OF_A_GPU = 16384 * 54 * 24 / 419
 
 
 def checkpoint_bytes(model: Model, each: float = 14) -> float:
-    """Count the bytes of a checkpoint: parameters in 16 bits and Adam's three states in 32, 14 bytes each (BLOOM: 2.3 TB)."""
+    """Count the bytes of a checkpoint: parameters in 16 bits and Adam's three states in 32, 14 bytes each (BLOOM: 2.3
+    TB).
+    """
     return model.parameters * each
 
 

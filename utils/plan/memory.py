@@ -40,7 +40,7 @@ class Memory:
 
 
 def shares(layout: Layout) -> tuple[int, int, int]:
-    """Say over how many ranks ZeRO shares out parameters, gradients and optimizer states (arXiv:1910.02054, Figure 1)."""
+    """Say over how many ranks ZeRO shares out parameters, gradients, optimizer states (arXiv:1910.02054, Figure 1)."""
     ways = layout.data * layout.context
     return (ways if layout.zero >= 3 else 1, ways if layout.zero >= 2 else 1, ways if layout.zero >= 1 else 1)
 
@@ -60,7 +60,9 @@ def expert_layer(model: Model, layout: Layout) -> float:
 
 
 def table_parameters(model: Model, layout: Layout, rank: int) -> float:
-    """Count the embedding on the first stage's rank and the head on the last's; a tied table is on both, if they differ."""
+    """Count the embedding on the first stage's rank and the head on the last's; a tied table is on both, if they
+    differ.
+    """
     first, last = rank == 0, rank == last_rank(layout)
     if model.tied and first and last:
         return model.embedding_parameters / layout.tensor + model.final_norm
@@ -105,8 +107,9 @@ def transient_bytes(model: Model, layout: Layout, software: Software, held: floa
     """Count what lives for a moment: gathered parameters and their gradients with ZeRO-3, buckets of gradients else.
 
     ZeRO-3 holds the layer at work and the one fetched ahead of it, in 16 bits, and a gradient before it is scattered;
-    with a large vocabulary, the gathered head is the largest of them. ZeRO-1 and 2 fill one bucket of gradients while the
-    last is sent, unless all gradients are one bucket already. held: parameters of the rank, table: of embedding and head.
+    with a large vocabulary, the gathered head is the largest of them. ZeRO-1 and 2 fill one bucket of gradients while
+    the last is sent, unless all gradients are one bucket already. held: parameters of the rank, table: of embedding
+    and head.
     """
     if layout.data * layout.context == 1 or layout.zero == 0:
         return software.context

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from utils.plan.refuse import PlanError, divides, whole
 
@@ -12,10 +13,10 @@ from utils.plan.refuse import PlanError, divides, whole
 class Model:
     """Hold the shape of a decoder-only transformer.
 
-    ffn: width inside the MLP. gated: the MLP has three matrices (SwiGLU), not two. tied: one table is both embedding and
-    output head. positions: learned positions, 0 for rotary ones or none. biases: linear layers and norms have biases, as
-    in GPT-2 and GPT-3. experts: how many MLPs stand side by side in a layer, of which a token visits experts_per_token.
-    dropout: the model was trained with it (its masks are kept).
+    ffn: width inside the MLP. gated: the MLP has three matrices (SwiGLU), not two. tied: one table is both embedding
+    and output head. positions: learned positions, 0 for rotary ones or none. biases: linear layers and norms have
+    biases, as in GPT-2 and GPT-3. experts: how many MLPs stand side by side in a layer, of which a token visits
+    experts_per_token. dropout: the model was trained with it (its masks are kept).
     """
 
     layers: int
@@ -176,10 +177,10 @@ class Model:
 
 
 def gpt(
-    layers: int, hidden: int, heads: int, vocab: int = 51200, sequence: int = 2048, name: str = "", **more
+    layers: int, hidden: int, heads: int, vocab: int = 51200, sequence: int = 2048, name: str = "", **more: Any
 ) -> Model:
     """Give a GPT-3-like model: plain MLP of 4 h, biases, learned positions, tied table, dropout (arXiv:2104.04473)."""
-    shape = dict(tied=True, positions=sequence, biases=True, dropout=True)
+    shape: dict[str, Any] = dict(tied=True, positions=sequence, biases=True, dropout=True)
     return Model(layers, hidden, heads, vocab=vocab, sequence=sequence, name=name, **{**shape, **more})
 
 

@@ -1,7 +1,8 @@
 """How long a message takes on a network of two levels: links inside a node, adapters between nodes.
 
-A ring all-reduce moves 2 (n-1)/n of its bytes through every rank; all-gather and reduce-scatter move (n-1)/n of the whole
-(the factors of nccl-tests, doc/PERFORMANCE.md). Bandwidth is the narrowest place on the ring; each hop costs its latency.
+A ring all-reduce moves 2 (n-1)/n of its bytes through every rank; all-gather and reduce-scatter move (n-1)/n of the
+whole (the factors of nccl-tests, doc/PERFORMANCE.md). Bandwidth is the narrowest place on the ring; each hop costs its
+latency.
 """
 
 from __future__ import annotations
@@ -66,10 +67,8 @@ def latency(cluster: Cluster, group: Group, fit: Coefficients) -> float:
     return fit.start + ((group.size - 1) * cluster.net.latency if group.nodes > 1 else 0.0)
 
 
-def collective(
-    kind: str, size: float, cluster: Cluster, group: Group, fit: Coefficients, pieces: float = 1
-) -> float:
-    """Give the seconds of a collective on `size` bytes (of the whole array, as nccl-tests counts), in so many pieces."""
+def collective(kind: str, size: float, cluster: Cluster, group: Group, fit: Coefficients, pieces: float = 1) -> float:
+    """Give the seconds of a collective on `size` bytes (of the whole array, as nccl-tests counts), in some pieces."""
     if group.size == 1:
         return 0.0
     moved = WIRE[kind] * (group.size - 1) / group.size * size

@@ -1,4 +1,5 @@
-"""Published measurements as cases: a model, a cluster, a layout, and what was measured. For fitting and for the scorecard.
+"""Published measurements as cases: a model, a cluster, a layout, and what was measured. For fitting and for the
+scorecard.
 
 The tables themselves are not part of the course. They are read from a folder: `--data`, else $PLAN_DATA, else
 ../shared/data beside the repository, if it is there.
@@ -75,7 +76,9 @@ def korthikanti(data: Path) -> list[Case]:
 
 
 def sc21(data: Path) -> list[Case]:
-    """Read arXiv:2104.04473, Table 1: the seconds follow from the printed operations, recomputation counted. Not fitted."""
+    """Read arXiv:2104.04473, Table 1: the seconds follow from the printed operations, recomputation counted. Not
+    fitted.
+    """
     found = []
     for row in rows(data, "megatron_sc21_table1_weak_scaling"):
         layers, hidden, batch, gpus = (int(row[k]) for k in ("layers", "hidden", "global_batch", "gpus"))
@@ -85,7 +88,8 @@ def sc21(data: Path) -> list[Case]:
         virtual = layers // pipeline // int(each) if each else 1
         data_ways = gpus // tensor // pipeline
         layout = Layout(
-            data_ways, tensor, pipeline, zero=0, micro_batch=micro, accumulate=batch // data_ways // micro, virtual=virtual,
+            data_ways, tensor, pipeline, zero=0, micro_batch=micro, accumulate=batch // data_ways // micro,
+            virtual=virtual,
             schedule="interleaved-1f1b" if virtual > 1 else "1f1b", recompute="full", sequence_parallel=False,
         )  # fmt: skip
         seconds = sc21_seconds(model, batch, gpus, float(row["achieved_tflops_per_gpu"]))
@@ -102,7 +106,7 @@ def sc21_seconds(model: Model, batch: int, gpus: int, tflops: float) -> float:
 
 
 def sc21_table2(data: Path) -> list[Case]:
-    """Read arXiv:2104.04473, Table 2: 175B and 530B, pipelines and tensor ranks (fitted on 175B), and ZeRO-3 (tested)."""
+    """Read arXiv:2104.04473, Table 2: 175B and 530B, pipelines with tensor ranks (175B is fitted), and ZeRO-3."""
     found = []
     for row in rows(data, "megatron_sc21_table2_ptd_vs_zero3"):
         big = row["params_b"].startswith("529")
@@ -170,7 +174,9 @@ def llama3(data: Path) -> list[Case]:
 
 
 def torchtitan(data: Path) -> list[Case]:
-    """Read torchtitan's tables: time where it ran in 16 bits, memory of all (8-bit products keep 16-bit states). Not fitted."""
+    """Read torchtitan's tables: time where it ran in 16 bits, memory of all (8-bit products keep 16-bit states). Not
+    fitted.
+    """
     found = []
     for row in rows(data, "torchtitan_llama31_h100_202412"):
         if row["table"] in ("2", "6"):
@@ -205,7 +211,9 @@ MPT_SHAPES = {
 
 
 def mpt(data: Path) -> list[Case]:
-    """Read MosaicML's table: FSDP, 8 to 512 GPUs, sequences of 512 to 65,536. Fitted on one node with 2,048 and 16,384."""
+    """Read MosaicML's table: FSDP, 8 to 512 GPUs, sequences of 512 to 65,536. Fitted on one node with 2,048 and
+    16,384.
+    """
     found = []
     gpus_of = {"a100_40gb": machines.A100_40, "a100_80gb": machines.A100, "h100_80gb": machines.H100}
     for row in rows(data, "mosaicml_mpt_throughput"):
@@ -216,7 +224,8 @@ def mpt(data: Path) -> list[Case]:
         model = shapes.gpt(layers, hidden, heads, 50368, length, f"MPT {row['model']}", dropout=False)
         layout = Layout(
             gpus, zero=3 if row["sharding_strategy"] == "FULL_SHARD" else 2, micro_batch=micro,
-            accumulate=int(row["grad_accum"]), recompute="full" if row["activation_checkpointing"] == "True" else "none",
+            accumulate=int(row["grad_accum"]),
+            recompute="full" if row["activation_checkpointing"] == "True" else "none",
         )  # fmt: skip
         gpu = gpus_of[row["gpu"]]
         network = machines.ROCE_400 if gpu is machines.H100 else machines.ROCE_200
@@ -307,7 +316,8 @@ def bloom(data: Path, table: str = "bloom176b_3d_topology_sweep_until_0224") -> 
         model = shapes.gpt(layers, hidden, heads, 250880, 2048, f"BLOOM {row['size_b']}B", positions=0, dropout=False)
         acc = max(1, round(batch / ways / micro))
         layout = Layout(
-            ways, tensor, pipeline, zero=int(row["zero_stage"] or 0), micro_batch=micro, accumulate=acc, recompute="full",
+            ways, tensor, pipeline, zero=int(row["zero_stage"] or 0), micro_batch=micro, accumulate=acc,
+            recompute="full",
             sequence_parallel=False,
         )  # fmt: skip
         machine = Cluster(int(row["gpus"]), machines.A100, network=machines.OMNIPATH)

@@ -1,8 +1,9 @@
 """The same cases asked of llm-analysis (cli99/llm-analysis, on PyPI), to print beside the planner's answers.
 
-It is not installed with the course: pip install --target FOLDER --no-deps llm-analysis, and PYTHONPATH=FOLDER. It needs the
-share of peak that will be reached as an input; it gets 0.5, what its own README assumes. Pipeline bubble and the traffic of
-data and pipeline ranks are not in its time, so it answers high or low according to how much of them there is.
+It is not installed with the course: pip install --target FOLDER --no-deps llm-analysis, and PYTHONPATH=FOLDER. It
+needs the share of peak that will be reached as an input; it gets 0.5, what its own README assumes. Pipeline bubble and
+the traffic of data and pipeline ranks are not in its time, so it answers high or low according to how much of them
+there is.
 """
 
 from __future__ import annotations

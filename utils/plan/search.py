@@ -147,8 +147,8 @@ def search(
 ) -> Search:
     """Find the fastest layouts for a batch of `global_batch` sequences; the `keep` best are exact, in order.
 
-    space: what to try in place of the usual, such as zero=(1,) or context=(1,). exhaustive: simulate everything that fits,
-    to prove that pruning lost nothing. Raises PlanError if no layout can split the batch over the GPUs.
+    space: what to try in place of the usual, such as zero=(1,) or context=(1,). exhaustive: simulate everything that
+    fits, to prove that pruning lost nothing. Raises PlanError if no layout can split the batch over the GPUs.
     """
     fit, options = fit or fitted(), {**SPACE, **space}
     limit = cluster.gpu.memory * (1 - fit.reserve)

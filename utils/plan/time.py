@@ -13,6 +13,8 @@ from utils.plan.layout import Layout, layers_by_stage
 from utils.plan.model import Model
 
 TERMS = ("compute", "recompute", "tensor", "context", "expert", "data", "pipeline", "bubble", "host", "optimizer")
+
+
 @dataclass(frozen=True)
 class Layer:
     """Hold the seconds of one layer for one micro-batch, forward and backward apart, by what they are spent on."""
@@ -77,6 +79,15 @@ def host_seconds(layout: Layout, cluster: Cluster, software: Software, fit: Coef
     return fit.host_eager + (fit.host_tensor * layout.tensor if both else 0.0)
 
 
+def exposed(traffic: float, busy: float, fit: Coefficients) -> float:
+    """Give the part of traffic's seconds that adds to the step, when the GPU computes for `busy` seconds meanwhile.
+
+    What outlasts the computing, and a share of what does not: messages take processors and memory from it.
+    """
+    hidden = min(traffic, busy)
+    return traffic - fit.overlap * hidden
+
+
 def layer(model: Model, layout: Layout, cluster: Cluster, software: Software, fit: Coefficients) -> Layer:
     """Give the seconds of one layer for one micro-batch: what the GPU does, or what the host takes to launch it."""
     work = compute.layer_seconds(model, layout, cluster.gpu, software, fit)
@@ -95,7 +106,7 @@ def layer(model: Model, layout: Layout, cluster: Cluster, software: Software, fi
     host = host_seconds(layout, cluster, software, fit)
     for part, traffic, share in ((forward, gather, 1 / 3), (backward, gather + scatter, 2 / 3)):
         busy = sum(part.values())
-        part["data"] = max(0.0, traffic - fit.overlap * busy)
+        part["data"] = exposed(traffic, busy, fit)
         part["host"] = max(0.0, host * share - busy - part["data"])
     return Layer(forward, backward)
 
@@ -133,9 +144,9 @@ def busiest(costs: list[tuple[float, float]], layout: Layout) -> float:
 def pipeline_bound(costs: list[tuple[float, float]], layout: Layout, hop: float) -> float:
     """Give a lower bound of the pipeline's seconds, for any schedule.
 
-    A rank can start once the stages before its first one have done a forward; it computes for every micro-batch; and after
-    its last backward the stages before it have to do theirs. Where stages are alike this is (p - 1 + m) t, which 1F1B
-    reaches (arXiv:2104.04473, section 2.2.1); with v stages a rank the wait is v times shorter.
+    A rank can start once the stages before its first one have done a forward; it computes for every micro-batch; and
+    after its last backward the stages before it have to do theirs. Where stages are alike this is (p - 1 + m) t, which
+    1F1B reaches (arXiv:2104.04473, section 2.2.1); with v stages a rank the wait is v times shorter.
     """
     by_rank = rank_seconds(costs, layout)
     least, before = 0.0, 0.0
@@ -160,10 +171,11 @@ def _built(name: str, stages: int, micro_batches: int, per_rank: int | None) -> 
 
 
 def simulated(costs: list[tuple[float, float]], layout: Layout, hop: float) -> float:
-    """Simulate the pipeline: a few rounds, then as many more micro-batches as there are, at the pace of the last round.
+    """Simulate the pipeline: a few rounds, then as many more micro-batches as there are, at the pace of the last
+    round.
 
-    The pace is what the busiest rank computes for a micro-batch, or more where messages are slow: that is read off the last
-    stage, which never waits for the pipeline to drain.
+    The pace is what the busiest rank computes for a micro-batch, or more where messages are slow: that is read off the
+    last stage, which never waits for the pipeline to drain.
     """
     p, m, v = layout.pipeline, layout.accumulate, layout.virtual
     if p == 1:
@@ -216,7 +228,9 @@ class Time:
 def step(
     model: Model, layout: Layout, cluster: Cluster, software: Software, fit: Coefficients, simulate: bool | None = True
 ) -> Time:
-    """Give the seconds of a step by term. simulate: the pipeline is simulated; False: closed form; None: a lower bound."""
+    """Give the seconds of a step by term. simulate: the pipeline is simulated; False: closed form; None: a lower
+    bound.
+    """
     one = layer(model, layout, cluster, software, fit)
     costs = stage_costs(model, layout, cluster, software, fit, one)
     hop = hop_seconds(model, layout, cluster, fit)
@@ -243,7 +257,7 @@ def step(
     reduce, gather = reduce_seconds(max(held), layout, cluster, software, fit)
     if layout.zero < 3:
         last = max(b for _, b in costs) * layout.virtual  # only the last micro-batch's backward can hide it
-        terms["data"] += max(0.0, reduce - fit.overlap * last * software.overlaps) + gather
+        terms["data"] += exposed(reduce, last if software.overlaps else 0.0, fit) + gather
     own_states = max(held) / memory.shares(layout)[2] + experts
     terms["optimizer"] = compute.optimizer_seconds(own_states, cluster.gpu, software, fit)
     return Time(terms)

@@ -38,7 +38,7 @@ TIME = {
 
 @dataclass(frozen=True)
 class Row:
-    """Hold one line: the term, its value with a unit, its share, how it is known, its source, its function, its error."""
+    """Hold one line: the term, its value with a unit, its share, how it is known, source, function, error."""
 
     term: str
     value: str

@@ -15,7 +15,7 @@ INSTALLED := $(VENV)/.installed-$(call sum,requirements.txt)
 INSTALLED_TESTS := $(VENV)/.installed-tests-$(call sum,requirements.txt tests/requirements.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: course test lint notebooks exercises reset bench help
+.PHONY: course test lint notebooks exercises reset bench bench-plan help
 .DELETE_ON_ERROR:
 
 course: $(INSTALLED) ## make .venv, your own copy my_course/, and open JupyterLab (LAB="--no-browser" passes arguments on)
@@ -44,8 +44,11 @@ reset: $(INSTALLED) ## a fresh copy of one notebook, the old one kept: make rese
 bench: $(INSTALLED) ## how fast the ranks are, beside the other ways to start them
 	$(IN) -m utils.bench
 
+bench-plan: $(INSTALLED) ## the planner against published measurements: make bench-plan DATA=folder of the tables
+	$(IN) -m utils.plan.bench $(if $(DATA),--data "$(DATA)")
+
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # ----------------------------------------------------------------------------------------------------------------------
 

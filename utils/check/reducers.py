@@ -193,7 +193,7 @@ def run_trial(name: str, trial: Trial) -> Trace | None:
     from utils.ranks import engine
 
     namespace = engine.namespace()
-    with gradients._world_of(trial.n, namespace) as member:
+    with gradients.world_of(trial.n, namespace) as member:
         if not member:
             return None
         run = {"overlap": _overlap, "sums": _sums, "accumulate": _accumulate}[trial.kind]

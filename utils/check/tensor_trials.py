@@ -115,11 +115,11 @@ def run_case(name: str, case: Case) -> Seen | None:
     from torch.utils.flop_counter import FlopCounterMode
 
     from utils import ledger
-    from utils.check.gradients import _world_of
+    from utils.check.gradients import world_of
     from utils.ranks import engine
 
     namespace = engine.namespace()
-    with _world_of(case.n, namespace) as member:
+    with world_of(case.n, namespace) as member:
         if not member:
             return None
         rank, seen = dist.get_rank(), Seen()

@@ -87,8 +87,8 @@ def timeline(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Drawn:
         ax.grid(False)
         first = min(sent for _, sent, _ in by_rank[0]["spans"]) / by_rank[0]["backward"]
         number = len(by_rank[0]["spans"])
-        words.append(f"{title.capitalize()}: {number} message{'s' * (number > 1)}, the first after {first:.0%} of backward; "
-                     f"{hidden(by_rank):.0%} of the time in flight is hidden.")
+        words.append(f"{title.capitalize()}: {number} message{'s' * (number > 1)}, the first after {first:.0%} of "
+                     f"backward; {hidden(by_rank):.0%} of the time in flight is hidden.")
     axes[-1, 0].set_xlabel("milliseconds since backward began")
     axes[0, 0].legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
     return fig, "Recorded by rank. " + " ".join(words)

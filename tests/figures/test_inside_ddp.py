@@ -55,11 +55,11 @@ def test_messages_fly_one_after_the_other():
 
 def test_the_replay_finds_the_best_cap_and_the_price_of_one_message():
     ready = [(0.01 * (turn + 1), 64 * 1024) for turn in range(100)]
-    said = drawn(pictures.replay(ready, 1.0, cap_kib=64, latency=0.0, bandwidth=0.5))
+    said = drawn(pictures.replay(ready, cap_kib=64, latency=0.0, bandwidth=0.5))
     assert "a cap of 64 KiB: 100 messages" in said
     assert "after 1.00 times the backward pass" in said  # only the last one shows, half of 0.01
     assert "one message for all takes 1.50" in said
-    dear = drawn(pictures.replay(ready, 1.0, cap_kib=64, latency=0.1, bandwidth=0.5))
+    dear = drawn(pictures.replay(ready, cap_kib=64, latency=0.1, bandwidth=0.5))
     assert "after 10.51 times the backward pass" in dear  # 0.01 + 100 x (0.1 + 0.005)
 
 

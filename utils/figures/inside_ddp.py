@@ -140,15 +140,15 @@ def flights(buckets: Sequence[tuple[float, int]], latency: float, bandwidth: flo
 
 
 def replay(
-    ready: Sequence[tuple[float, int]], backward: float, cap_kib: float, latency: float, bandwidth: float,
-    ranks: int = 4,
+    ready: Sequence[tuple[float, int]], cap_kib: float, latency: float, bandwidth: float, ranks: int = 4
 ) -> Drawn:
     """Replay a recorded backward pass over a network of our choice; beside it the step's length for every cap.
 
-    ready: (seconds, bytes) of each gradient in the order of readiness, recorded. backward: seconds. latency and
-    bandwidth are relative: a message costs `latency` of the backward pass, and all gradients in one ring take
-    `bandwidth` of it.
+    ready: (seconds, bytes) of each gradient in the order of readiness, recorded; backward ends with the last. latency
+    and bandwidth are relative to it: a message costs `latency` of the backward pass, and all gradients in one ring
+    take `bandwidth` of it.
     """
+    backward = ready[-1][0]
     total = sum(nbytes for _, nbytes in ready)
     alpha, beta = latency * backward, 2 * (ranks - 1) / ranks * total / (bandwidth * backward)
 

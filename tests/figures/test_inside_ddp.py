@@ -19,7 +19,7 @@ def test_readiness_says_who_is_first_and_last():
     order = ["norm.weight", "blocks.0.mlp.up.weight", "position.weight", "token.weight"]
     said = drawn(pictures.readiness(names, order))
     assert "4 hooks for 4 parameters" in said
-    assert "First norm.weight (place 3 of 3)" in said
+    assert "first norm.weight (place 3 of 3)" in said
     assert "last position.weight and token.weight (places 1 and 0)" in said
 
 
@@ -37,8 +37,8 @@ def test_the_timeline_says_when_the_first_message_leaves():
     one = {"backward": 0.010, "spans": [(0, 0.010, 0.020)]}
     five = {"backward": 0.010, "spans": [(0, 0.002, 0.004), (1, 0.006, 0.008)]}
     said = drawn(pictures.timeline({"one bucket": [one, one], "two buckets": [five, five]}))
-    assert "One bucket: 1 message a rank; on rank 0 the first leaves after 100% of the backward pass; 0% of" in said
-    assert "Two buckets: 2 messages a rank; on rank 0 the first leaves after 20% of the backward pass; 100% of" in said
+    assert "One bucket: 1 message, the first after 100% of backward; 0% of" in said
+    assert "Two buckets: 2 messages, the first after 20% of backward; 100% of" in said
 
 
 def test_buckets_close_when_they_hold_the_cap_and_the_rest_goes_last():
@@ -55,12 +55,12 @@ def test_messages_fly_one_after_the_other():
 
 def test_the_replay_finds_the_best_cap_and_the_price_of_one_message():
     ready = [(0.01 * (turn + 1), 64 * 1024) for turn in range(100)]
-    said = drawn(pictures.replay(ready, 1.0, cap_kib=64, latency=0.0, bandwidth=0.5))
-    assert "Cap 64 KiB: 100 messages" in said
-    assert "after 1.01 times the backward pass" in said  # only the last one shows: half of 0.01
+    said = drawn(pictures.replay(ready, cap_kib=64, latency=0.0, bandwidth=0.5))
+    assert "a cap of 64 KiB: 100 messages" in said
+    assert "after 1.00 times the backward pass" in said  # only the last one shows, half of 0.01
     assert "one message for all takes 1.50" in said
-    dear = drawn(pictures.replay(ready, 1.0, cap_kib=64, latency=0.1, bandwidth=0.5))
-    assert "after 10.52 times the backward pass" in dear  # 0.01 + 100 x (0.1 + 0.005)
+    dear = drawn(pictures.replay(ready, cap_kib=64, latency=0.1, bandwidth=0.5))
+    assert "after 10.51 times the backward pass" in dear  # 0.01 + 100 x (0.1 + 0.005)
 
 
 def test_batch_means_say_how_far_ranks_are_off():
@@ -77,9 +77,9 @@ def test_an_exercise_that_is_not_written_yet_is_said_so(capsys):
     assert "A plan is a list of lists of names; you return 'nonsense'" in capsys.readouterr().out
 
 
-def test_a_plan_is_shown_with_what_each_bucket_holds(capsys):
-    pictures.plan_of(lambda parameters, cap, first_cap: [["norm", "down.bias"], ["down"]])
-    assert "norm, down.bias (2 kB); down (66 kB)" in capsys.readouterr().out
+def test_a_plan_is_shown_with_what_each_bucket_holds():
+    said = drawn(pictures.bars([["norm", "down.bias"], ["down"]], cap=100, first_cap=40))
+    assert "first 40 and then 100 kB at most: norm, down.bias (2 kB); down (66 kB)" in said
 
 
 def test_the_bench_measures_the_lesson_s_own_code():

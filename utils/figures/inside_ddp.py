@@ -38,9 +38,9 @@ def readiness(names: Sequence[str], order: Sequence[str]) -> Drawn:
     ax.set(xlabel="turn in which the hook fired", ylabel="place in net.parameters()")
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
     return fig, (
-        f"Hooks by the turn in which they fired. {len(order)} hooks for {len(names)} parameters. First "
-        f"{order[0]} (place {place[order[0]]} of {len(names) - 1}), then backwards through the blocks; last "
-        f"{order[-2]} and {last} (places {place[order[-2]]} and {place[last]})."
+        f"{len(order)} hooks for {len(names)} parameters, by the turn in which they fired: first {order[0]} (place "
+        f"{place[order[0]]} of {len(names) - 1}), then back through the blocks, last {order[-2]} and {last} (places "
+        f"{place[order[-2]]} and {place[last]})."
     )
 
 
@@ -61,7 +61,7 @@ def by_pieces(seconds: Mapping[int, float]) -> Drawn:
            xticks=numbers, xticklabels=[str(n) for n in numbers], ylim=(0, None))
     ax.minorticks_off()
     listed = ", ".join(f"{n}: {r:.1f}" for n, r in zip(numbers, ratios, strict=True))
-    return fig, f"Time of an all-reduce of all gradients by the number of messages, one message being 1. {listed}."
+    return fig, f"Time by the number of messages that carry all gradients, one being 1. {listed}."
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -87,12 +87,11 @@ def timeline(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Drawn:
         ax.grid(False)
         first = min(sent for _, sent, _ in by_rank[0]["spans"]) / by_rank[0]["backward"]
         number = len(by_rank[0]["spans"])
-        words.append(f"{title.capitalize()}: {number} message{'s' * (number > 1)} a rank; on rank 0 the first leaves "
-                     f"after {first:.0%} of the backward pass; {hidden(by_rank):.0%} of all time in flight lies behind "
-                     "it.")
+        words.append(f"{title.capitalize()}: {number} message{'s' * (number > 1)}, the first after {first:.0%} of "
+                     f"backward; {hidden(by_rank):.0%} of the time in flight is hidden.")
     axes[-1, 0].set_xlabel("milliseconds since backward began")
     axes[0, 0].legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
-    return fig, "Backward pass and messages by rank, recorded. " + " ".join(words)
+    return fig, "Recorded by rank. " + " ".join(words)
 
 
 def hidden(by_rank: Sequence[Mapping[str, Any]]) -> float:
@@ -141,15 +140,15 @@ def flights(buckets: Sequence[tuple[float, int]], latency: float, bandwidth: flo
 
 
 def replay(
-    ready: Sequence[tuple[float, int]], backward: float, cap_kib: float, latency: float, bandwidth: float,
-    ranks: int = 4,
+    ready: Sequence[tuple[float, int]], cap_kib: float, latency: float, bandwidth: float, ranks: int = 4
 ) -> Drawn:
     """Replay a recorded backward pass over a network of our choice; beside it the step's length for every cap.
 
-    ready: (seconds, bytes) of each gradient in the order of readiness, recorded. backward: seconds. latency and
-    bandwidth are relative: a message costs `latency` of the backward pass, and all gradients in one ring take
-    `bandwidth` of it.
+    ready: (seconds, bytes) of each gradient in the order of readiness, recorded; backward ends with the last. latency
+    and bandwidth are relative to it: a message costs `latency` of the backward pass, and all gradients in one ring
+    take `bandwidth` of it.
     """
+    backward = ready[-1][0]
     total = sum(nbytes for _, nbytes in ready)
     alpha, beta = latency * backward, 2 * (ranks - 1) / ranks * total / (bandwidth * backward)
 
@@ -171,10 +170,9 @@ def replay(
     right.minorticks_off()
     best = min(caps, key=lambda cap: length(cap * KIB))
     return fig, (
-        f"A recorded backward pass replayed over another network. Cap {cap_kib:g} KiB: {len(chosen)} messages, the "
-        f"gradients are there after {length(cap_kib * KIB):.2f} times the backward pass. Of the caps from "
-        f"{caps[0]} to {caps[-1]:,} KiB the best is {best} with {length(best * KIB):.2f}; one message for all takes "
-        f"{length(2 * total):.2f}."
+        f"Replayed with a cap of {cap_kib:g} KiB: {len(chosen)} messages, all there after "
+        f"{length(cap_kib * KIB):.2f} times the backward pass. The best cap is {best} KiB with "
+        f"{length(best * KIB):.2f}; one message for all takes {length(2 * total):.2f}."
     )
 
 
@@ -213,10 +211,7 @@ def batch_means(by_rank: Sequence[Sequence[float]], whole: Sequence[float]) -> D
     ax.set(xlabel="feature", ylabel="mean", xticks=list(features))
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
     off = max(abs(m - w) for means in by_rank for m, w in zip(means, whole, strict=True))
-    return fig, (
-        f"The mean of each of {len(whole)} features: by rank, over its own shard, and over the whole "
-        f"batch. The ranks' means scatter around it, by up to {off:.1f}."
-    )
+    return fig, f"Means of {len(whole)} features by rank; they are off those of the whole batch by up to {off:.1f}."
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -240,6 +235,12 @@ def plan_of(function: Callable[..., Any], cap: int = 100, first_cap: int = 40) -
     if not isinstance(plan, (list, tuple)) or not all(name in size for bucket in plan for name in bucket):
         print(f"A plan is a list of lists of names; you return {plan!r:.200}.")
         return
+    figures.show(*bars(plan, cap, first_cap))
+
+
+def bars(plan: Sequence[Sequence[str]], cap: int, first_cap: int) -> Drawn:
+    """Draw the buckets of a plan for `EXAMPLE` as bars, each with the line of its cap."""
+    size = {name: nbytes for name, nbytes, _ in EXAMPLE}
     fig, ax = figures.new(width=7.6, height=1.1 + 0.42 * max(1, len(plan)))
     for row, bucket in enumerate(plan):
         left = 0
@@ -255,7 +256,7 @@ def plan_of(function: Callable[..., Any], cap: int = 100, first_cap: int = 40) -
            yticklabels=[f"bucket {row}" for row in range(len(plan))])
     ax.grid(False, axis="y")
     listed = "; ".join(f"{', '.join(bucket)} ({sum(size[name] for name in bucket)} kB)" for bucket in plan)
-    figures.show(fig, f"Your buckets, first {first_cap} and then {cap} kB at most: {listed}.")
+    return fig, (f"Your buckets, first {first_cap} and then {cap} kB at most: {listed}.")
 
 
 def _trial(name: str, trial: Any) -> Any:

@@ -293,8 +293,8 @@ ORDER: Wrong = {
 WEIGHT = " * len(xs[i]) / len(tokens)"
 COUNT = 'm = sum(kind == "F" for _, kind, _ in actions)'
 NOTHING_IN_I = '        if kind != "I" or before is not None:\n'
-INPUTS_OF = 'inputs = {"B": None, "I": [x], "W": list(part.parameters())}[kind]'
-SEND = "            sends.append(dist.isend(x.grad, before))"
+INPUTS_OF = 'inputs={"B": None, "I": [x], "W": [*part.parameters()]}[kind]'
+SEND = '        kind == "W" or before is None or sends.append(dist.isend(x.grad, before))'
 RUN: Wrong = {
     "loss not weighed": (swap((WEIGHT, "")), "result", "is 4 times too large"),
     "weighed by 1 / m": (swap((WEIGHT, " / m")), "result", "Right for equal micro-batches"),
@@ -315,7 +315,7 @@ RUN: Wrong = {
     ),
     "keeps everything": (swap(("kept.pop(i)", "kept[i]")), "memory", "outputs alive at once"),
     "the latest first": (
-        swap(("gradient = kept.pop(i)", "gradient = kept.popitem()[1]")), "result", "the same order on both sides",
+        swap(("grad = kept.pop(i)", "grad = kept.popitem()[1]")), "result", "the same order on both sides",
     ),
     "four micro-batches always": (swap((COUNT, "m = 4")), "error", "stands in `actions`"),
     "m from the length of the list": (swap((COUNT, "m = len(actions)")), "result", "part of the batch is left out"),
@@ -328,34 +328,33 @@ RUN: Wrong = {
     "not finished": (
         swap((FINISH, "    [work.wait() for work in sends]\n")), "result", "gradient of its own use",
     ),
-    "no gradient sent back": (swap((SEND, "            pass")), "deadlock", "waits for a gradient"),
+    "no gradient sent back": (swap((SEND, "")), "deadlock", "waits for a gradient"),
     "the loss of the last micro-batch": (
         swap(("return sum(losses)", "return losses[-1]")), "result", "share of the sequences and add up",
     ),
     "only F and B": (
-        swap(("        x, out, gradient = kept.pop(i)\n",
-              "        if kind != 'B':\n            continue\n        x, out, gradient = kept.pop(i)\n")),
+        swap(("        x, out, grad = kept.pop(i)\n",
+              "        if kind != 'B':\n            continue\n        x, out, grad = kept.pop(i)\n")),
         "error", "every rank has to do both",
     ),
     "I does the whole backward": (
-        swap((INPUTS_OF, "inputs = None"), (NOTHING_IN_I, '        if kind != "W":\n')),
+        swap((INPUTS_OF, "inputs=None"), (NOTHING_IN_I, '        if kind != "W":\n')),
         "order", "does the whole backward in `I`",
     ),
     "I and W both do the whole": (
-        swap((INPUTS_OF, "inputs = None"), (NOTHING_IN_I, "        if True:\n")), "result", "both `I` and `W` add",
+        swap((INPUTS_OF, "inputs=None"), (NOTHING_IN_I, "        if True:\n")), "result", "both `I` and `W` add",
     ),
     "graph not kept": (swap((', retain_graph=kind == "I"', "")), "error", "retain_graph=True"),
     "gradient not kept": (
-        swap(("kept[i] = x, out, gradient", "kept[i] = x, out, None")), "error", "the gradient that `I` received",
+        swap(("kept[i] = x, out, grad", "kept[i] = x, out, None")), "error", "the gradient that `I` received",
     ),
     "I on tokens": (swap((NOTHING_IN_I, "        if True:\n")), "error", "there `I` has nothing to do"),
     "gradient sent after W": (
-        swap(('if kind != "W" and before is not None', 'if kind != "I" and before is not None')),
+        swap((SEND, SEND.replace('"W"', '"I"'))),
         "deadlock", "as soon as `I` is done, before `W`",
     ),
     "all gradients sent at the end": (
-        swap(("kept, sends, losses = {}, [], []", "kept, sends, losses, late = {}, [], [], []"),
-             (SEND, "            late.append(x.grad)"),
+        swap((COUNT, COUNT + "\n    late = []"), (SEND, '        kind == "W" or before is None or late.append(x.grad)'),
              (FINISH, "    sends += [dist.isend(gradient, before) for gradient in late]\n" + FINISH)),
         "order", "gradients leave late",
     ),

@@ -92,9 +92,9 @@ def order(function: Callable[[int, int, int], Any], ranks: int = 4, micro_batche
     found = _simulated(lambda: [function(rank, ranks, micro_batches) for rank in range(ranks)])
     if found:
         p, m = len(found.schedule.ranks), found.schedule.micro_batches
-        fig, description = pictures.draw(found)
+        fig, _ = pictures.draw(found)
         fig.axes[0].set_title(f"yours: the step takes {found.total:g}, 1F1B's {3 * (m + p - 1)}; held {_held(found)}")
-        figures.show(fig, description)
+        figures.show(fig, _in_short(found))
 
 
 def filled(function: Callable[[int, int], Any], ranks: int = 4, micro_batches: int = 8) -> None:
@@ -102,7 +102,7 @@ def filled(function: Callable[[int, int], Any], ranks: int = 4, micro_batches: i
     found = _simulated(lambda: function(ranks, micro_batches))
     if found:
         target = schedule.simulate(schedule.build("zb-h1", ranks, micro_batches)).total
-        fig, description = pictures.draw(found)
+        fig, _ = pictures.draw(found)
         above, below = fig.axes
         above.set_xlim(0, max(found.total, target) * 1.01)
         for ax in (above, below):
@@ -110,7 +110,17 @@ def filled(function: Callable[[int, int], Any], ranks: int = 4, micro_batches: i
         below.axhline(min(ranks, micro_batches), color="black", linestyle="--", linewidth=1.2)
         targets = f"target {target:g}; held {_held(found)} (room for {min(ranks, micro_batches)})"
         above.set_title(f"yours: the step takes {found.total:g}, {targets}")
-        figures.show(fig, f"{description} Dashed: the targets, time {target:g} and {min(ranks, micro_batches)} held.")
+        figures.show(fig, f"{_in_short(found)} Dashed: the targets, {target:g} and {min(ranks, micro_batches)} held.")
+
+
+def _in_short(found: Simulation) -> str:
+    """Say in words what a schedule's picture shows."""
+    s = found.schedule
+    idle = ", ".join(f"{share:.0%}" for share in found.idle)
+    return (
+        f"Your schedule of {len(s.ranks)} ranks and {s.micro_batches} micro-batches, time across. The step takes "
+        f"{found.total:g}. Idle by rank: {idle}. Activations held by rank, at most: {_held(found)}."
+    )
 
 
 def _held(found: Simulation) -> str:
@@ -159,9 +169,9 @@ def carried_out(name: str, function: Callable[[int, int], Any], micro_batches: i
         return None
     done = [_numbered(row, seen.order) for row, seen in zip(built.ranks, by_part, strict=True)]
     if found := _simulated(lambda: done):
-        fig, description = pictures.draw(found)
+        fig, _ = pictures.draw(found)
         fig.axes[0].set_title("what your ranks did, in their order, each pass drawn equally long")
-        figures.show(fig, description)
+        figures.show(fig, _in_short(found))
     return _table(case, by_part)
 
 

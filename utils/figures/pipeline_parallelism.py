@@ -41,7 +41,7 @@ def together(
         ax.set_xlim(0, span)
         words.append(f"{title}: step {total}, {pictures.idleness(one)}.")
     axes[-1, 0].set_xlabel(unit)
-    return fig, f"Who does what when. {' '.join(words)}"
+    return fig, " ".join(words)
 
 
 def stepping(found: Simulation, first: float | None = None) -> None:

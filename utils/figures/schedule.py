@@ -106,7 +106,7 @@ def describe(found: Simulation) -> str:
     stages = "" if s.stages == len(s.ranks) else f" with {s.stages} stages"
     size = f"{len(s.ranks)} ranks{stages}, {s.micro_batches} micro-batch{'es' * (s.micro_batches > 1)}"
     held = ", ".join(map(str, found.peak_activations))
-    return f"{s.name}, {size}: step {found.total:.4g}, {idleness(found)}. Most activations held by rank: {held}."
+    return f"{s.name}, {size}: step {found.total:.4g}, {idleness(found)}; most activations held, by rank: {held}."
 
 
 def idleness(found: Simulation) -> str:

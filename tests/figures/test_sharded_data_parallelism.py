@@ -49,11 +49,18 @@ def test_the_formulas_give_the_published_table():
                 assert ours == pytest.approx(theirs, abs=0.51 * 10**-digits + 0.001 * theirs)
 
 
+def test_the_table_is_reproduced_and_a_wrong_formula_would_not(monkeypatch):
+    assert pictures.against_the_table().startswith("54 published values")
+    assert pictures.against_the_table().endswith("by 0.3% at most")
+    monkeypatch.setattr(pictures, "states", lambda parameters, n: [0, 1.0, 1.0, 1.0])
+    assert not pictures.against_the_table().endswith("by 0.3% at most")
+
+
 def test_states_on_a_rank_name_what_fits():
     said = drawn(pictures.on_a_rank(7.5, 64, 20))
     assert "ZeRO-1 31.4, ZeRO-2 16.6, ZeRO-3 1.88" in said
     assert "Below 20 GB: ZeRO-2, ZeRO-3." in said
-    assert "Dots are the published values" in said
+    assert "The published values lie on the curves." in said
     other = drawn(pictures.on_a_rank(70, 1, 20))
     assert "Below 20 GB: none." in other
     assert "published" not in other
@@ -67,8 +74,7 @@ def test_padding_is_counted_by_rows_and_by_formula():
 
 
 def test_the_overview_has_a_row_a_scheme():
-    table = pictures.overview({"a": memory(parameters=1000), "b": memory(gathered=5)}, {"a": 2_000_000, "b": 0})
-    text = table._repr_mimebundle_()["text/plain"]
+    text = pictures.overview({"a": memory(parameters=1000), "b": memory(gathered=5)}, {"a": 2_000_000, "b": 0})
     assert "1 kB" in text
     assert "2 MB" in text
     assert "gathered" in text

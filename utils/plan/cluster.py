@@ -59,7 +59,7 @@ INFINIBAND_400 = Network("InfiniBand 400", 50 * GB, source="8 NDR adapters a nod
 ROCE_200 = Network("RoCE 200", 25 * GB, source="MosaicML's tables: 1,600 Gbit/s a node")
 ROCE_400 = Network("RoCE 400", 50 * GB, source="Llama 3: 400 Gbit/s a GPU (arXiv:2407.21783, section 3.3.1)")
 EFA_400 = Network(
-    "EFA 400", 50 * GB, 5.71e-5, 0.192,
+    "EFA 400", 50 * GB, 5.74e-5, 0.107,
     "AWS p5: 3,200 Gbit/s a node; latency and congestion fitted on the Ultra-Scale Playbook's runs",
 )  # fmt: skip
 OMNIPATH = Network("Omni-Path 100", 6.25 * GB, source="Jean Zay: 4 adapters of 100 Gbit/s a node (BLOOM's README)")
@@ -177,7 +177,8 @@ MEGATRON_DEEPSPEED = replace(
     bucket=1e9,
     fragments=True,
     context=2 * GIB,
-    source="BLOOM's diary; a 32-bit gradient of each rank's own shard, buckets of 500 million 16-bit values, DeepSpeed's default; memory by nvidia-smi",
+    source="BLOOM's diary; a 32-bit gradient of each rank's shard, "
+    "buckets of 500 million 16-bit values, DeepSpeed's default; memory by nvidia-smi",
 )
 SOFTWARE = {s.name: s for s in (MEGATRON, MEGATRON_2021, MIXED, NANOTRON, FSDP, FSDP_EAGER, COMPOSER,
     DEEPSPEED_2021, MEGATRON_DEEPSPEED)}  # fmt: skip

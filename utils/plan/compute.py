@@ -102,7 +102,7 @@ def layer_seconds(model: Model, layout: Layout, gpu: GPU, software: Software, fi
 def recomputed_share(model: Model, recompute: str, software: Software) -> float:
     """Give the share of a layer's products that is done again.
 
-    With full recomputation all; but PyTorch's checkpoint stops early, before the last product, whose result nothing needs
+    With full recomputation all; but PyTorch's checkpoint stops early, before the last product, as nothing needs it
     (torch.utils.checkpoint, early_stop). torchtitan's way keeps every second product: of seven, it does again the keys,
     the attention's output and the second of the MLP.
     """

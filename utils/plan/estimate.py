@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from utils.plan.cluster import MEGATRON, Cluster, Software
-from utils.plan.compute import recomputed_share
 from utils.plan.coefficients import Coefficients, fitted
+from utils.plan.compute import recomputed_share
 from utils.plan.layout import Layout, check
 from utils.plan.memory import Memory, memory
 from utils.plan.model import Model

@@ -1,9 +1,9 @@
 """Fit the coefficients on the stated rows of the published tables: python -m utils.plan.fit --write
 
-The loss is the mean over sources of the mean |log(predicted / measured)| of their rows, a source weighted by the root of
-its number of rows, and each row cut at 0.35: one that ran far slower for reasons of its own counts no more than one that
-is off by 40 %. Nelder and Mead's simplex, from round first guesses, in log space; shares stay below 0.95. No row, model
-or machine has a number of its own, but for the Playbook's network.
+The loss is the mean over sources of the mean |log(predicted / measured)| of their rows, a source weighted by the root
+of its number of rows, and each row cut at 0.35: one that ran far slower for reasons of its own counts no more than one
+that is off by 40 %. Nelder and Mead's simplex, from round first guesses, in log space; shares stay below 0.95. No row,
+model or machine has a number of its own, but for the Playbook's network.
 """
 
 from __future__ import annotations

@@ -162,7 +162,7 @@ def test_the_one_times_the_planner_and_the_published_run_agree():
     lay = plan.Layout(
         tensor=8, pipeline=8, virtual=3, schedule="interleaved-1f1b", accumulate=64, recompute="selective", zero=0
     )
-    e = plan.estimate(plan.GPT_175B, plan.Cluster(64, plan.A100), lay, plan.MEGATRON_2021)
+    e = plan.estimate(plan.GPT_175B, plan.Cluster(64, plan.A100), lay, plan.MEGATRON_2022)
     assert e.step_seconds == pytest.approx(13.75, rel=0.1)
     assert e.mfu == pytest.approx(0.514, rel=0.1)
     assert e.fits

@@ -29,19 +29,19 @@ class Coefficients:
     activations that each micro-batch in flight on a pipeline rank takes beyond its own, where software.fragments.
     """
 
-    matmul_a100: float = 0.78
-    matmul_h100: float = 0.60
+    matmul_a100: float = 0.77
+    matmul_h100: float = 0.61
     flash_a100: float = 0.6
     flash_h100: float = 0.35
     memory_share: float = 0.85
     eager: float = 2.2
-    link_share: float = 0.77
+    link_share: float = 0.85
     wire_share: float = 0.9
     gather_share: float = 0.7
     start: float = 60e-6
     host_eager: float = 4.3e-3
     host_tensor: float = 2.2e-3
-    overlap: float = 0.7
+    overlap: float = 0.65
     reserve: float = 0.125
     holes: float = 1.8
 

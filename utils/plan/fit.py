@@ -119,7 +119,7 @@ def simplex(
 
 def fit_time(rows: list[Case], rounds: int, restarts: int = 3) -> Fitted:
     """Fit what makes time: the simplex from round first guesses, started again from where it ended."""
-    first, net = Coefficients(), replace(EFA_400, latency=55e-6, congestion=0.17)
+    first, net = Coefficients(), replace(EFA_400, latency=55e-6, congestion=0.13)
     free = to_free(first, net)
     for _ in range(restarts):
         free, reached = simplex(lambda x: loss(*from_free(x, first, net), rows), free, rounds)

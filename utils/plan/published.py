@@ -69,7 +69,7 @@ def korthikanti(data: Path) -> list[Case]:
             machine = Cluster(tensor * pipeline, machines.A100)
             seconds = float(row[column])
             case = Case(
-                "Korthikanti T5", f"{row['model']} {mode}", model, machine, layout, machines.MEGATRON_2021, seconds
+                "Korthikanti T5", f"{row['model']} {mode}", model, machine, layout, machines.MEGATRON_2022, seconds
             )
             found.append(case)
     return found
@@ -141,7 +141,7 @@ def tensor_scaling(data: Path) -> list[Case]:
         machine = Cluster(gpus, machines.A100_40, min(8, gpus))
         seconds = float(row["iter_ms"]) / 1e3
         name = f"{row['case']} tp{tensor} dp{ways}"
-        found.append(Case("Megatron 2020", name, model, machine, layout, machines.MEGATRON_2021, seconds, fitted=True))
+        found.append(Case("Megatron 2020", name, model, machine, layout, machines.MEGATRON_2020, seconds, fitted=True))
     return found
 
 

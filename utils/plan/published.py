@@ -45,13 +45,21 @@ def folder(given: str | None = None) -> Path | None:
     return chosen if chosen.is_dir() else None
 
 
+WHOLE = {
+    "ultrascale_playbook_benchmarks_1b_8b": "ultrascale_playbook_benchmarks",
+    "bloom176b_3d_topology_sweep_until_0224": "bloom176b_3d_topology_sweep",
+    "zerobubble_table5_table9_1.5b_6.2b": "zerobubble_table5_table9",
+}
+
+
 def rows(data: Path, table: str) -> list[dict[str, str]]:
-    """Read a table; an empty list if it is not there."""
-    path = data / f"{table}.csv"
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    """Read a table, or the fuller one of which it is a part; an empty list if neither is there."""
+    for name in (WHOLE.get(table, table), table):
+        path = data / f"{name}.csv"
+        if path.exists():
+            with path.open(newline="") as file:
+                return list(csv.DictReader(file))
+    return []
 
 
 def korthikanti(data: Path) -> list[Case]:

@@ -278,11 +278,12 @@ def step(
     held = [
         n * memory.dense_layer(model, layout) + memory.table_parameters(model, layout, r) for r, n in enumerate(layers)
     ]
-    experts = max(layers) * memory.expert_layer(model, layout) / (layout.data * layout.context / layout.expert)
-    reduce, gather = reduce_seconds(max(held), layout, cluster, software, fit)
+    experts = max(layers) * memory.expert_layer(model, layout)  # over fewer ranks, but no fewer bytes
+    reduce, gather = reduce_seconds(max(held) + experts, layout, cluster, software, fit)
     if layout.zero < 3:
         last = max(b for _, b in costs) * layout.virtual  # only the last micro-batch's backward can hide it
         terms["data"] += exposed(reduce, last if software.overlaps else 0.0, fit) + gather
-    own_states = max(held) / memory.shares(layout)[2] + experts
+    ways = memory.shares(layout)[2]
+    own_states = max(held) / ways + experts / max(1, ways // layout.expert)
     terms["optimizer"] = compute.optimizer_seconds(own_states, cluster.gpu, software, fit)
     return Time(terms)

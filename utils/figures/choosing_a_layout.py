@@ -131,14 +131,14 @@ def terms(estimates: Mapping[str, plan.Estimate]) -> tuple[Figure, str]:
         fits = "" if e.fits else f" does not fit: {e.memory_bytes / GIB:.0f} GiB"
         ax.text(left, row, fits, va="center", fontsize=8)
         most = max((term for term in spent if term != "compute"), key=lambda term: spent[term])
-        words.append(f"{name}: {left:.2f} s, most beside computing: {most} {spent[most]:.2f} s{',' * bool(fits)}{fits}")
+        words.append(f"{name} {left:.1f} s ({most} {spent[most]:.1f}){',' * bool(fits)}{fits}")
     ax.set_yticks(range(len(estimates)), list(estimates))
     ax.set_ylim(len(estimates) - 0.5, -0.5)
     ax.set_xlim(0, 1.25 * max(e.step_seconds for e in estimates.values()))
     ax.set_xlabel("seconds a step")
     ax.grid(axis="y", visible=False)
     fig.legend(loc="outside lower center", ncols=len(TERMS), fontsize=8, handlelength=1.4, columnspacing=1)
-    return fig, f"Seconds of a step by what they are spent on. {'; '.join(words)}."
+    return fig, f"Seconds of a step, and the largest part beside computing: {'; '.join(words)}."
 
 
 def best_by_memory(estimates: Sequence[plan.Estimate]) -> list[plan.Estimate]:
@@ -175,8 +175,8 @@ def frontier(estimates: Sequence[plan.Estimate]) -> tuple[Figure, str]:
     inside = [e for e in edge if e.fits]
     best = inside[-1]
     return fig, (
-        f"{len(estimates):,} layouts by memory and speed; {sum(e.fits for e in estimates):,} fit. {len(edge)} are beaten "
-        f"by none in both, from {edge[0].memory_bytes / GIB:.0f} GiB and {edge[0].tokens_per_second_per_gpu:,.0f} "
+        f"{len(estimates):,} layouts by memory and speed; {sum(e.fits for e in estimates):,} fit. {len(edge)} are "
+        f"beaten by none in both, from {edge[0].memory_bytes / GIB:.0f} GiB and {edge[0].tokens_per_second_per_gpu:,.0f} "
         f"tokens/s to {best.memory_bytes / GIB:.0f} GiB and {best.tokens_per_second_per_gpu:,.0f} tokens/s within the "
         "limit."
     )

@@ -14,27 +14,27 @@ EVERY = {"schedule": ("1f1b", "interleaved-1f1b", "gpipe", "zb-h1", "zb-v"), "co
 
 @pytest.mark.parametrize(
     ("model", "gpus", "batch", "software"),
-    [(SMALL, 8, 32, plan.MEGATRON), (SMALL, 16, 64, plan.NANOTRON), (MIXTURE, 8, 16, plan.MEGATRON_2021)],
+    [(SMALL, 4, 8, plan.MEGATRON), (SMALL, 16, 16, plan.NANOTRON), (MIXTURE, 4, 8, plan.MEGATRON_2021)],
     ids=["small", "two nodes", "mixture"],
 )
 def test_equal_to_the_exhaustive_search(model, gpus, batch, software):
     cluster = plan.Cluster(gpus, plan.A100)
-    space = {**EVERY, "micro_batch": (1, 4), "zero": (0, 1, 3)}
+    space = {**EVERY, "micro_batch": (1, 4), "zero": (0, 3), "virtual": (2,)}
     quick = plan.search(model, cluster, batch, keep=8, software=software, **space)
     every = plan.search(model, cluster, batch, keep=8, software=software, exhaustive=True, **space)
     assert [e.layout for e in quick.best] == [e.layout for e in every.best]
-    assert quick.simulated < every.simulated / 2
+    assert quick.simulated < every.simulated
     assert quick.tried == every.tried
     assert sum(quick.killed.values()) + len(quick) == quick.tried
 
 
 def test_what_is_kept_fits_is_valid_and_is_ranked():
-    found = plan.search(plan.LLAMA_8B, plan.Cluster(64), 128)
+    found = plan.search(plan.LLAMA_8B, plan.Cluster(16), 32, virtual=(1, 2))
     seconds = [e.step_seconds for e in found.best]
     assert seconds == sorted(seconds)
     for e in found.best:
         assert e.fits
-        assert e.layout.global_batch == 128
+        assert e.layout.global_batch == 32
         plan.check(plan.LLAMA_8B, e.cluster, e.layout)
     assert any("memory" in reason for reason in found.killed)
     assert any("time" in reason for reason in found.killed)
@@ -59,6 +59,7 @@ def test_every_candidate_is_a_layout_of_the_cluster():
 
 def test_a_larger_gpu_allows_less_splitting():
     small, large = (
-        plan.search(plan.LLAMA_70B, plan.Cluster(64, gpu), 64, keep=1)[0].layout for gpu in (plan.A100_40, plan.H200)
+        plan.search(plan.LLAMA_8B, plan.Cluster(8, gpu), 8, keep=1, zero=(0,), micro_batch=(1,), virtual=(1,))[0].layout
+        for gpu in (plan.A100_40, plan.H200)
     )
     assert large.tensor * large.pipeline <= small.tensor * small.pipeline

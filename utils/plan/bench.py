@@ -235,8 +235,8 @@ class Scorecard:
             theirs = self.theirs(cases, "seconds", lambda c: c.seconds)
             self.add("iteration time", against, len(errors), "mean", mean(errors), rival=theirs)
             self.add("iteration time", against, len(errors), "worst", max(errors))
-        self.add("iteration time", "these four, all rows", len(pool), "mean", mean(pool), 8)
-        self.add("iteration time", "these four, all rows", len(pool), "worst", max(pool), 20)
+        self.add("iteration time", "SC'21 T1, Llama 3, torchtitan, MPT", len(pool), "mean", mean(pool), 8)
+        self.add("iteration time", "SC'21 T1, Llama 3, torchtitan, MPT", len(pool), "worst", max(pool), 20)
         for section, against in (
             ("SC'21 T2 pipelines", "SC'21 Table 2, 530B"), ("SC'21 T2 ZeRO-3", "SC'21 Table 2, ZeRO-3"),
             ("BLOOM", "BLOOM's diary"),
@@ -310,11 +310,10 @@ class Scorecard:
 
     def speed(self) -> None:
         """The best layouts of a 405B on 16,384 GPUs."""
-        began = time.perf_counter()
+        began = time.process_time()
         found = search(LLAMA_405B, Cluster(16384, H100, network=ROCE_400), global_batch=2048)
-        self.add(
-            "speed", "search: 405B on 16,384 GPUs", found.tried, "seconds", time.perf_counter() - began, 10, unit="s"
-        )
+        spent = time.process_time() - began
+        self.add("speed", "search: 405B on 16,384 GPUs", found.tried, "processor time", spent, 10, unit="s")
 
 
 def changed(layout: Layout, **more: Any) -> Layout:
@@ -349,7 +348,7 @@ HELD_OUT = {
     "state memory": ("state memory", "ZeRO Table 1, beyond rounding"),
     "activation memory": ("activation memory", "Korthikanti Fig. 1, first stage"),
     "peak memory": ("peak memory", "Playbook, nodes 2, 8, 32"),
-    "iteration time": ("iteration time", "these four, all rows"),
+    "iteration time": ("iteration time", "SC'21 T1, Llama 3, torchtitan, MPT"),
     "throughput": ("throughput", "Playbook, nodes 2, 8, 32, healthy"),
     "pipeline bubble": ("pipeline bubble", "Zero Bubble Table 5, 1F1B and ZB-H1"),
 }

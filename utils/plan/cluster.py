@@ -59,7 +59,7 @@ INFINIBAND_400 = Network("InfiniBand 400", 50 * GB, source="8 NDR adapters a nod
 ROCE_200 = Network("RoCE 200", 25 * GB, source="MosaicML's tables: 1,600 Gbit/s a node")
 ROCE_400 = Network("RoCE 400", 50 * GB, source="Llama 3: 400 Gbit/s a GPU (arXiv:2407.21783, section 3.3.1)")
 EFA_400 = Network(
-    "EFA 400", 50 * GB, 5.67e-5, 0.183,
+    "EFA 400", 50 * GB, 5.83e-5, 0.0566,
     "AWS p5: 3,200 Gbit/s a node; latency and congestion fitted on the Ultra-Scale Playbook's runs",
 )  # fmt: skip
 OMNIPATH = Network("Omni-Path 100", 6.25 * GB, source="Jean Zay: 4 adapters of 100 Gbit/s a node (BLOOM's README)")
@@ -119,8 +119,10 @@ class Software:
     kept for the backward. fragments: each micro-batch in flight leaves holes in memory, of a fitted size. logit_bytes:
     bytes held at the peak for each logit. split: how layers are dealt to stages, "even" or "balanced". host: which
     fitted time the program needs to launch a layer, "eager" or "lean". reduce_bytes: bytes for a gradient on the wire.
-    overlaps: gradients are summed while the backward goes on; bucket: bytes summed at once. context: bytes that the
-    driver and the collectives hold, where memory was measured from outside (nvidia-smi).
+    overlaps: gradients are summed while the backward goes on; bucket: bytes summed at once. overlaps_tensor: tensor
+    ranks' traffic of a backward runs beside the weights' gradients. accumulate: bytes moved for a parameter to add a
+    micro-batch's gradient to the sum. stops_early: full recomputation leaves out a layer's last product, as PyTorch's
+    checkpoint does. context: bytes that the driver and the collectives hold, where memory was measured from outside.
     """
 
     name: str = "Megatron-LM"
@@ -131,21 +133,36 @@ class Software:
     fused: bool = True
     keeps_gathered: bool = False
     fragments: bool = False
+    stops_early: bool = False
     logit_bytes: float = 6
     split: str = "even"
     host: str = "lean"
     reduce_bytes: float = 4
     overlaps: bool = True
+    overlaps_tensor: bool = False
+    accumulate: float = 10
     bucket: float = 0.2e9
     context: float = 0.0
     source: str = ""
 
 
-MEGATRON = Software(source="Megatron-LM with flash attention, gradients in 32 bits")
-MEGATRON_2021 = replace(
-    MEGATRON, name="Megatron-LM 2021", flash=0, overlaps=False, bucket=1e12, source="arXiv:2104.04473, arXiv:2205.05198"
+MEGATRON = Software(
+    overlaps_tensor=True, accumulate=6,
+    source="Megatron-LM with flash attention; weights' gradients added up in 32 bits inside the product",
 )  # fmt: skip
-MIXED = replace(MEGATRON, name="ZeRO paper", gradient=2, reduce_bytes=2, source="arXiv:1910.02054, section 3.1")
+MEGATRON_2022 = replace(
+    MEGATRON, name="Megatron-LM 2022", flash=0, overlaps=False, bucket=1e12, source="arXiv:2205.05198, section 4.2.2"
+)  # fmt: skip
+MEGATRON_2021 = replace(
+    MEGATRON_2022, name="Megatron-LM 2021", overlaps_tensor=False, accumulate=10, source="arXiv:2104.04473"
+)
+MEGATRON_2020 = replace(
+    MEGATRON_2021, name="Megatron-LM 2020", overlaps=True, bucket=0.2e9, reduce_bytes=2, gradient=2, accumulate=4,
+    source="PyTorch's DDP in 16 bits",
+)  # fmt: skip
+MIXED = replace(
+    MEGATRON, name="ZeRO paper", gradient=2, reduce_bytes=2, accumulate=4, source="arXiv:1910.02054, section 3.1"
+)
 NANOTRON = Software(
     "nanotron", gradient=6, fused=False, keeps_gathered=True, fragments=True, logit_bytes=12, split="balanced",
     host="eager",
@@ -153,7 +170,7 @@ NANOTRON = Software(
     source="Ultra-Scale Playbook: 16-bit gradients and their 32-bit sums",
 )  # fmt: skip
 FSDP = Software(
-    "FSDP", parameter=4, gradient=4, optimizer=8, logit_bytes=12, fused=True, reduce_bytes=4,
+    "FSDP", parameter=4, gradient=4, optimizer=8, logit_bytes=12, reduce_bytes=4, stops_early=True,
     source="PyTorch FSDP2: parameters sharded in 32 bits, gathered in 16 (torchtitan)",
 )  # fmt: skip
 FSDP_EAGER = replace(FSDP, name="FSDP without compile", fused=False)
@@ -165,17 +182,23 @@ COMPOSER = replace(
     source="MosaicML llm-foundry: amp_bf16, reduced in 16 bits",
 )
 DEEPSPEED_2021 = replace(
-    MEGATRON_2021, name="DeepSpeed 2021", gradient=2, reduce_bytes=2, source="arXiv:2104.04473, 5.2"
+    MEGATRON_2021, name="DeepSpeed 2021", gradient=2, reduce_bytes=2, accumulate=4, source="arXiv:2104.04473, 5.2"
 )
 MEGATRON_DEEPSPEED = replace(
     MEGATRON_2021,
     name="Megatron-DeepSpeed",
     gradient=2,
+    accumulate=4,
+    optimizer=16,
     reduce_bytes=2,
     bucket=1e9,
     fragments=True,
     context=2 * GIB,
-    source="BLOOM's diary; buckets of 500 million 16-bit values, DeepSpeed's default; memory by nvidia-smi",
+    source="BLOOM's diary; a 32-bit gradient of each rank's shard, "
+    "buckets of 500 million 16-bit values, DeepSpeed's default; memory by nvidia-smi",
 )
-SOFTWARE = {s.name: s for s in (MEGATRON, MEGATRON_2021, MIXED, NANOTRON, FSDP, FSDP_EAGER, COMPOSER,
-    DEEPSPEED_2021, MEGATRON_DEEPSPEED)}  # fmt: skip
+_KNOWN = (
+    MEGATRON, MEGATRON_2022, MEGATRON_2021, MEGATRON_2020, MIXED, NANOTRON, FSDP, FSDP_EAGER, COMPOSER, DEEPSPEED_2021,
+    MEGATRON_DEEPSPEED,
+)  # fmt: skip
+SOFTWARE = {software.name: software for software in _KNOWN}

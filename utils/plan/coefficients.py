@@ -20,7 +20,8 @@ class Coefficients:
     matmul_a100, matmul_h100: of peak that large matrix products reach. flash_a100, flash_h100: of peak that flash
     attention 2 reaches; its first version reaches half of that (Dao, arXiv:2307.08691, section 4). memory_share: of
     the memory's bandwidth that element-wise work reaches; eager: how often it passes over its data where nothing is
-    fused. bus_share: of links and adapters that an all-reduce reaches; gather_share: how much of that an all-gather, a
+    fused. link_share, wire_share: of the links inside a node and of the adapters between nodes that an all-reduce
+    reaches; gather_share: how much of that an all-gather, a
     reduce-scatter or an all-to-all reaches. start: seconds to begin a collective. host_eager: seconds in which the
     processor of an eager program launches one layer's forward and backward; host_tensor: what a tensor rank adds to
     that in an eager pipeline over several nodes. overlap: of the traffic beside computing that costs nothing. reserve:
@@ -28,18 +29,19 @@ class Coefficients:
     activations that each micro-batch in flight on a pipeline rank takes beyond its own, where software.fragments.
     """
 
-    matmul_a100: float = 0.78
-    matmul_h100: float = 0.60
+    matmul_a100: float = 0.77
+    matmul_h100: float = 0.61
     flash_a100: float = 0.6
     flash_h100: float = 0.35
-    memory_share: float = 0.8
+    memory_share: float = 0.85
     eager: float = 2.2
-    bus_share: float = 0.9
-    gather_share: float = 0.65
+    link_share: float = 0.85
+    wire_share: float = 0.9
+    gather_share: float = 0.7
     start: float = 60e-6
     host_eager: float = 4.3e-3
     host_tensor: float = 2.2e-3
-    overlap: float = 0.7
+    overlap: float = 0.65
     reserve: float = 0.125
     holes: float = 1.8
 

@@ -85,17 +85,35 @@ def layer_seconds(model: Model, layout: Layout, gpu: GPU, software: Software, fi
     core = attention + core_bytes(model, layout, software) / (gpu.memory_bandwidth * fit.memory_share)
     moved = moved_seconds(elementwise_bytes(model, layout), gpu, software, fit)
     forward = products + core + moved
+    shares = recomputed_share(model, layout.recompute, software)
     again = {
         "none": 0.0,
         "selective": 0.0 if software.flash else core,
-        "alternate": products / 2 + moved,
-        "full": forward,
+        "alternate": shares * products + moved,
+        "full": shares * products + core + moved,
     }[layout.recompute]
     return {
         "forward": forward,
         "backward": 2 * products + (2.5 if software.flash else 2) * core + 2 * moved,
         "recompute": again,
     }
+
+
+def recomputed_share(model: Model, recompute: str, software: Software) -> float:
+    """Give the share of a layer's products that is done again.
+
+    With full recomputation all; but PyTorch's checkpoint stops early, before the last product, as nothing needs it
+    (torch.utils.checkpoint, early_stop). torchtitan's way keeps every second product: of seven, it does again the keys,
+    the attention's output and the second of the MLP.
+    """
+    if recompute == "full":
+        last = model.hidden * model.width * model.experts_per_token if software.stops_early else 0
+    elif recompute == "alternate":
+        again = model.hidden * (model.kv_hidden + model.hidden + (model.width if model.gated else 0))
+        return 2 * again / model.layer_matmul_flops
+    else:
+        return 0.0
+    return 1 - 2 * last / model.layer_matmul_flops
 
 
 def head_seconds(model: Model, layout: Layout, gpu: GPU, software: Software, fit: Coefficients) -> tuple[float, float]:

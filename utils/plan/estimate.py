@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from utils.plan.cluster import MEGATRON, Cluster, Software
 from utils.plan.coefficients import Coefficients, fitted
+from utils.plan.compute import recomputed_share
 from utils.plan.layout import Layout, check
 from utils.plan.memory import Memory, memory
 from utils.plan.model import Model
@@ -66,10 +67,10 @@ class Estimate:
         layer = {
             "none": 0.0,
             "selective": 0.0 if self.software.flash else m.layer_attention_flops(),
-            "alternate": m.layer_matmul_flops / 2,
-            "full": m.layer_matmul_flops + m.layer_attention_flops(),
+            "alternate": 0.0,
+            "full": m.layer_attention_flops(),
         }[layout.recompute]
-        return m.layers * layer
+        return m.layers * (layer + recomputed_share(m, layout.recompute, self.software) * m.layer_matmul_flops)
 
     def why(self):
         """Give the breakdown as a table: every term, where its formula comes from, and how wrong it was before."""

@@ -49,11 +49,11 @@ def groups(cluster: Cluster, layout: Layout) -> dict[str, Group]:
 
 def bandwidth(kind: str, cluster: Cluster, group: Group, fit: Coefficients) -> float:
     """Give bytes/s around a group's ring: the links inside a node, or the adapters of its ranks in a node together."""
-    share = fit.bus_share * (1 if kind == "all_reduce" else fit.gather_share)
-    inside = cluster.gpu.link * share
+    part = 1.0 if kind == "all_reduce" else fit.gather_share
+    inside = cluster.gpu.link * fit.link_share * part
     if group.nodes == 1:
         return inside
-    outside = group.per_node * cluster.net.per_gpu * share / group.nodes**cluster.net.congestion
+    outside = group.per_node * cluster.net.per_gpu * fit.wire_share * part / group.nodes**cluster.net.congestion
     return min(inside, outside)
 
 
@@ -80,5 +80,5 @@ def transfer(size: float, cluster: Cluster, group: Group, fit: Coefficients) -> 
     if group.size == 1:
         return 0.0
     if group.nodes == 1:
-        return fit.start + size / (cluster.gpu.link * fit.bus_share)
-    return cluster.net.latency + fit.start + size / (cluster.net.per_gpu * fit.bus_share)
+        return fit.start + size / (cluster.gpu.link * fit.link_share)
+    return cluster.net.latency + fit.start + size / (cluster.net.per_gpu * fit.wire_share)

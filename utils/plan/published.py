@@ -45,13 +45,21 @@ def folder(given: str | None = None) -> Path | None:
     return chosen if chosen.is_dir() else None
 
 
+WHOLE = {
+    "ultrascale_playbook_benchmarks_1b_8b": "ultrascale_playbook_benchmarks",
+    "bloom176b_3d_topology_sweep_until_0224": "bloom176b_3d_topology_sweep",
+    "zerobubble_table5_table9_1.5b_6.2b": "zerobubble_table5_table9",
+}
+
+
 def rows(data: Path, table: str) -> list[dict[str, str]]:
-    """Read a table; an empty list if it is not there."""
-    path = data / f"{table}.csv"
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    """Read a table, or the fuller one of which it is a part; an empty list if neither is there."""
+    for name in (WHOLE.get(table, table), table):
+        path = data / f"{name}.csv"
+        if path.exists():
+            with path.open(newline="") as file:
+                return list(csv.DictReader(file))
+    return []
 
 
 def korthikanti(data: Path) -> list[Case]:
@@ -69,7 +77,7 @@ def korthikanti(data: Path) -> list[Case]:
             machine = Cluster(tensor * pipeline, machines.A100)
             seconds = float(row[column])
             case = Case(
-                "Korthikanti T5", f"{row['model']} {mode}", model, machine, layout, machines.MEGATRON_2021, seconds
+                "Korthikanti T5", f"{row['model']} {mode}", model, machine, layout, machines.MEGATRON_2022, seconds
             )
             found.append(case)
     return found
@@ -141,7 +149,7 @@ def tensor_scaling(data: Path) -> list[Case]:
         machine = Cluster(gpus, machines.A100_40, min(8, gpus))
         seconds = float(row["iter_ms"]) / 1e3
         name = f"{row['case']} tp{tensor} dp{ways}"
-        found.append(Case("Megatron 2020", name, model, machine, layout, machines.MEGATRON_2021, seconds, fitted=True))
+        found.append(Case("Megatron 2020", name, model, machine, layout, machines.MEGATRON_2020, seconds, fitted=True))
     return found
 
 

@@ -88,18 +88,43 @@ def exposed(traffic: float, busy: float, fit: Coefficients) -> float:
     return traffic - fit.overlap * hidden
 
 
+def backward_tensor_seconds(
+    tensor: float, products: float, layout: Layout, software: Software, fit: Coefficients
+) -> float:
+    """Give what a backward's tensor traffic adds to the step.
+
+    All of it, or less where it runs beside the products of the weights' gradients. With sequence parallelism only half
+    can: what comes in has to be gathered first (arXiv:2205.05198, section 4.2.2).
+    """
+    if not software.overlaps_tensor:
+        return tensor
+    beside = tensor / 2 if layout.sequence_parallel else tensor
+    return tensor - beside + exposed(beside, products, fit)
+
+
+def accumulate_seconds(model: Model, layout: Layout, cluster: Cluster, software: Software, fit: Coefficients) -> float:
+    """Give the seconds in which a layer's gradients are added to the sums of the micro-batches before; not with
+    ZeRO-3.
+    """
+    if layout.zero == 3:
+        return 0.0
+    held = memory.dense_layer(model, layout) + memory.expert_layer(model, layout)
+    return held * software.accumulate / (cluster.gpu.memory_bandwidth * fit.memory_share)
+
+
 def layer(model: Model, layout: Layout, cluster: Cluster, software: Software, fit: Coefficients) -> Layer:
     """Give the seconds of one layer for one micro-batch: what the GPU does, or what the host takes to launch it."""
     work = compute.layer_seconds(model, layout, cluster.gpu, software, fit)
+    products = compute.matmul_seconds(model, layout, cluster.gpu, fit)
     tensor = tensor_seconds(model, layout, cluster, fit)
     context, expert = context_seconds(model, layout, cluster, fit), expert_seconds(model, layout, cluster, fit)
     gather, scatter = shard_seconds(model, layout, cluster, software, fit)
     again = layout.recompute == "full"
     forward = {"compute": work["forward"], "tensor": tensor, "context": context, "expert": expert}
     backward = {
-        "compute": work["backward"],
+        "compute": work["backward"] + accumulate_seconds(model, layout, cluster, software, fit),
         "recompute": work["recompute"],
-        "tensor": tensor * (2 if again else 1),
+        "tensor": backward_tensor_seconds(tensor, products, layout, software, fit) + (tensor if again else 0.0),
         "context": context * (2 if again else 1),
         "expert": expert * (2 if again else 1),
     }
@@ -253,11 +278,12 @@ def step(
     held = [
         n * memory.dense_layer(model, layout) + memory.table_parameters(model, layout, r) for r, n in enumerate(layers)
     ]
-    experts = max(layers) * memory.expert_layer(model, layout) / (layout.data * layout.context / layout.expert)
-    reduce, gather = reduce_seconds(max(held), layout, cluster, software, fit)
+    experts = max(layers) * memory.expert_layer(model, layout)  # over fewer ranks, but no fewer bytes
+    reduce, gather = reduce_seconds(max(held) + experts, layout, cluster, software, fit)
     if layout.zero < 3:
         last = max(b for _, b in costs) * layout.virtual  # only the last micro-batch's backward can hide it
         terms["data"] += exposed(reduce, last if software.overlaps else 0.0, fit) + gather
-    own_states = max(held) / memory.shares(layout)[2] + experts
+    ways = memory.shares(layout)[2]
+    own_states = max(held) / ways + experts / max(1, ways // layout.expert)
     terms["optimizer"] = compute.optimizer_seconds(own_states, cluster.gpu, software, fit)
     return Time(terms)

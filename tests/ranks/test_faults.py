@@ -222,6 +222,29 @@ FAULTS = {
         "skipped", [],
         "The cell stopped: rank 2 never reached the all_reduce that the others wait in.",
     ),
+    "a ring that is not closed": (
+        "x, y = torch.ones(3), torch.zeros(3)\nwork = dist.isend(x, (rank + 1) % 4)\n"
+        "dist.recv(y, rank - 1)\nwork.wait()",
+        "raised", [],
+        "rank 0: raised ValueError at line 3: dist.recv(y, rank - 1)\n"
+        "    recv: there is no rank -1 among 4 (0 to 3). In a ring count modulo the number of ranks: (rank - 1) % n.",
+    ),
+    "a ring that goes on after its end": (
+        "x, y = torch.ones(3), torch.zeros(3)\nif rank: dist.recv(y, rank - 1)\ndist.send(x, rank + 1)",
+        "raised", [],
+        "send: there is no rank 4 among 4 (0 to 3). In a ring count modulo the number of ranks: (rank + 1) % n.",
+    ),
+    "a message to itself": (
+        "work = dist.isend(torch.ones(3), rank)",
+        "raised", [],
+        "    rank 0 calls send with itself: copy what stays on its rank",
+    ),
+    "a message that is waited for twice": (
+        "x = torch.ones(3)\nif rank == 0:\n    work = dist.isend(x, 1)\n    work.wait()\n    work.wait()\n"
+        "if rank == 1:\n    dist.recv(x, 0)",
+        "raised", [],
+        "rank 0: raised RuntimeError at line 5: work.wait()\n    this message is over: its wait() has returned before.",
+    ),
     "a rank that differs and one that raises": (
         "x = torch.ones(3)\nif rank == 0:\n    dist.barrier()\nif rank == 1:\n    int('x')\ndist.all_reduce(x)",
         "mismatch", [],
@@ -323,6 +346,21 @@ def test_an_endless_loop_is_interrupted(launcher, capsys):
     assert "rank 3: finished the cell" in str(failure.value)
     assert capsys.readouterr().out == "ranks 0-3: begun\n"
     works()
+
+
+@pytest.mark.parametrize(("failures", "lost"), [(1, []), (2, [1])])
+def test_a_rank_that_could_not_join_at_once(launcher, monkeypatch, failures, lost):
+    """The first time (a late interrupt, say) it keeps its variables; then it is replaced, and this is said."""
+    from utils.ranks import session
+
+    ranks.run("keep = 40 + rank")
+    world = session.current()
+    told, join = [{1: "KeyboardInterrupt"}] * failures, world._try
+    monkeypatch.setattr(world, "_try", lambda meeting: told.pop() if told else join(meeting))
+    with pytest.raises(ranks.RanksError) as failure:
+        ranks.run(FAULTS["one rank never joins"][0])
+    assert ("Rank 1 was replaced by a fresh process: its variables are lost." in str(failure.value)) == bool(lost)
+    works(lost)
 
 
 def test_a_rank_that_does_not_react_to_an_interrupt(launcher):

@@ -16,6 +16,7 @@ import collections
 import datetime
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -128,6 +129,7 @@ class Book:
         self.received: collections.Counter[str] = collections.Counter()
         self.recent: dict[str, collections.deque[Call]] = {}
         self.pending: dict[int, tuple[Call, Any]] = {}  # by identity of the Work, which is held meanwhile
+        self.over: dict[int, weakref.ref[Any]] = {}  # messages whose wait() has returned, by identity of their Work
         self.waiting: dict[int, tuple[int, Call]] = {}  # by thread: serial number of the wait, what it waits for
         self.waits = self.order = 0
         self.mismatch: Call | None = None
@@ -149,7 +151,9 @@ class Book:
             signature="",
         )  # fmt: skip
         if name in ("send", "recv_"):
-            call.peer, call.tag = ranks[args[2]], args[3]
+            call.peer, call.tag = self._member(ranks, args[2], form.name), args[3]
+            if call.peer == self.rank:
+                raise ValueError(f"rank {self.rank} calls {form.name} with itself: copy what stays on its rank")
             ends = (self.rank, call.peer) if name == "send" else (call.peer, self.rank)
             call.channel = call.channel_from(*ends)
             # A message may arrive in another shape: only type and number of elements must agree.
@@ -158,9 +162,17 @@ class Book:
             if name == "recv_any_source_":
                 call.tag = args[2]
             if form.root is not None:
-                call.peer = ranks[args[form.root]]
+                call.peer = self._member(ranks, args[form.root], form.name)
             call.signature = self._signature(form, call, args)
         return call
+
+    @staticmethod
+    def _member(ranks: tuple[int, ...], index: int, name: str) -> int:
+        """Return the rank that is number `index` of a group; raise ValueError where the group has none such."""
+        if not 0 <= index < len(ranks):
+            ring = f" In a ring count modulo the number of ranks: {'(rank - 1)' if index < 0 else '(rank + 1)'} % n."
+            raise ValueError(f"{name}: there is no rank {index} among {len(ranks)} (0 to {len(ranks) - 1}).{ring}")
+        return ranks[index]
 
     @staticmethod
     def _signature(form: _Form, call: Call, args: tuple[Any, ...]) -> str:
@@ -231,6 +243,11 @@ class Book:
     def leave(self) -> None:
         """Note that this thread waits no more."""
         self.waiting.pop(threading.get_ident(), None)
+
+    def note_over(self, work: Any) -> None:
+        """Note that a message was waited for, as long as its Work lives."""
+        key = id(work)
+        self.over[key] = weakref.ref(work, lambda _: self.over.pop(key, None))
 
     def came(self, call: Call, work: Any) -> None:
         """Count a receive from anyone, now complete, to the rank that sent."""
@@ -321,6 +338,9 @@ def install() -> None:
         book = now.book
         entry = book.pending.get(id(self)) if book else None
         if book is None or entry is None or entry[1] is not self:
+            if book and (seen := book.over.get(id(self))) and seen() is self:
+                # gloo would wait for a second message, for ever
+                raise RuntimeError("this message is over: its wait() has returned before. Wait for each Work once.")
             return wait_in_c(self, *args, **kwargs)
         book.enter(entry[0])
         try:
@@ -336,6 +356,8 @@ def install() -> None:
         finally:
             book.leave()
             book.pending.pop(id(self), None)
+            if entry[0].kind != "collective":
+                book.note_over(self)
 
     Work.wait = wait  # type: ignore[method-assign]
 

@@ -97,9 +97,9 @@ def replace_dead(world: World) -> None:
     if not dead:
         return
     world.replace(sorted(dead))
-    world.join()
+    lost = sorted({*dead, *world.join()})
     how = sorted(set(dead.values()))[0]
-    text = [f"Since the last cell {names(dead)} died: {how}.", _repaired(sorted(dead), True)]
+    text = [f"Since the last cell {names(dead)} died: {how}.", _repaired(lost, True, world.n)]
     raise RanksError("\n".join(text), "died", {r: State("died", message=how) for r, how in dead.items()})
 
 
@@ -162,25 +162,27 @@ def _settle(world: World, watch: Watch, replies: Mapping[int, Reply], what: str)
         if lost:
             world.replace(lost)
         if broken:
-            world.join()
+            lost = sorted({*lost, *world.join()})
     except RanksError as e:  # it cannot be repaired: what happened, and why not
         raise RanksError(f"{report.text('')}\n{e}", report.cause, report.states()) from None
+    repaired = _repaired(lost, broken, world.n)
     if not report.failed:
-        print(_repaired(lost, True))
+        print(repaired)
         return
-    raise RanksError(report.text(_repaired(lost, broken)), report.cause, report.states())
+    raise RanksError(report.text(repaired), report.cause, report.states())
 
 
-def _repaired(lost: list[int], remade: bool) -> str:
-    """Return the words for what was repaired."""
+def _repaired(lost: list[int], remade: bool, n: int) -> str:
+    """Return the words for what was repaired in a world of `n` ranks."""
     text = ""
     if lost:
         process = "a fresh process: its variables are" if len(lost) == 1 else "fresh processes: their variables are"
         text = f"{names(lost)} {'was' if len(lost) == 1 else 'were'} replaced by {process} lost.\n"
         text = text[0].upper() + text[1:]
     if remade:
-        kept = "the other ranks' variables are kept" if lost else "variables are kept"
-        text += f"The process group was made anew; {kept}. Make sub-groups, DDP wrappers and meshes again."
+        kept = "; the other ranks' variables are kept" if lost else "; variables are kept"
+        kept = "" if len(lost) == n else kept
+        text += f"The process group was made anew{kept}. Make sub-groups, DDP wrappers and meshes again."
     return text.rstrip("\n")
 
 

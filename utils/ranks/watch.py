@@ -164,14 +164,17 @@ class Watch:
                 return
 
     def _interrupt(self, waiting: list[int], now: float) -> None:
-        """Interrupt all ranks, again every second; free those that wait in C++, where no signal is seen."""
+        """Interrupt all ranks, again every second; free those that wait in C++, where no signal is seen.
+
+        The second time all are freed that have not come: some may wait for something that no record shows.
+        """
         if now - self.signalled < 1:
             return
-        self.signalled = now
+        again, self.signalled = bool(self.signalled), now
         for r in waiting:
             self.world.interrupt(r)
         answers = self.world.ask(waiting, "where")
-        self._free([r for r, a in answers.items() if a.get("wait")])
+        self._free([r for r, a in answers.items() if again or a.get("wait")])
 
     def _kill_late(self, waiting: list[int], now: float) -> None:
         for r in waiting:

@@ -25,6 +25,7 @@ from utils.ranks.programs import ENGINES
 from utils.ranks.watch import Reply
 
 epochs = itertools.count(1)  # worlds and their groups, never the same number twice in a kernel
+NO_ANSWER = "no answer"
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
 
 
@@ -67,16 +68,20 @@ class World:
 
     # -- the group ----
 
-    def join(self) -> None:
-        """Make a fresh group over all ranks; one that does not manage is replaced, and all try again."""
-        why = ""
-        for _ in range(3):
+    def join(self) -> set[int]:
+        """Make a fresh group over all ranks, replacing those that do not manage; return which were replaced."""
+        why, replaced = "", set()
+        for attempt in range(3):
             self.books.clear()
             failed = self._try(self.meeting())
             if not failed:
-                return
+                return replaced
             why = next(iter(failed.values()))
-            self.cannot_join(failed)
+            # At first only what is dead or silent: another's failure, or an interrupt that came late, passes.
+            lost = {r: how for r, how in failed.items() if attempt or how == NO_ANSWER or self.death(r)}
+            if lost:
+                self.cannot_join(lost)
+                replaced |= set(lost)
         text = f"The ranks could not form a process group ({why}). Start them anew: "
         raise RanksError(text + f"ranks.start({self.n}, fresh=True)", cause="start")
 
@@ -91,7 +96,7 @@ class World:
                 self.ask(open_jobs, "free")
             concurrent.futures.wait(open_jobs.values(), 0.05)
         failed = {r: clean(str(j.exception())) for r, j in jobs.items() if j.done() and j.exception()}
-        return {**failed, **{r: self.death(r) or "no answer" for r, j in jobs.items() if not j.done()}}
+        return {**failed, **{r: self.death(r) or NO_ANSWER for r, j in jobs.items() if not j.done()}}
 
     def cannot_join(self, failed: Mapping[int, str]) -> None:
         """Do what can be done about ranks that could not join."""

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-ROOMS = ("utils.ranks.bench",)
+ROOMS = ("utils.ranks.bench", "utils.bench_tensor")
 
 
 @dataclass

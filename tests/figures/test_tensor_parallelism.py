@@ -50,7 +50,10 @@ def test_the_table_of_ranks_says_what_each_group_carries():
 
 def test_the_reach_says_share_and_throughput():
     times = {2: (8.0, 2.0), 8: (2.0, 2.0), 16: (1.0, 9.0)}
-    said = drawn(tensor_parallelism.reach(times, {2: 1000, 8: 700, 16: 150}, payload=2e8))
+    fig, said = tensor_parallelism.reach(times, {2: 1000, 8: 700, 16: 150}, payload=2e8)
+    bars = [patch.get_y() + patch.get_height() for patch in fig.axes[0].patches]
+    assert max(bars) == 10_000  # ms
+    assert 10_000 < fig.axes[0].get_ylim()[1] < 13_000
     assert "A message is 200 MB" in said
     # 2 ranks: 10 s x 2 = 20 rank-seconds; 8: 4 x 8 = 32; 16: 10 x 16 = 160
     assert "2: 20%, 1.00 (1.00); 8: 50%, 0.62 (0.70); 16: 90%, 0.12 (0.15)" in said

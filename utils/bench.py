@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-ROOMS = ("utils.ranks.bench", "utils.bench_ddp", "utils.bench_sharded", "utils.bench_notebooks")
+ROOMS = ("utils.ranks.bench", "utils.bench_ddp", "utils.bench_sharded", "utils.bench_tensor", "utils.bench_notebooks")
 
 
 @dataclass

@@ -6,6 +6,7 @@ import pytest
 
 from tests.exercises.sides import Sides
 from tests.exercises.test_data_parallelism import swap
+from utils.figures import tensor_parallelism as pictures
 
 SIDES = Sides("08_tensor_parallelism", before=("given",))
 EXERCISES = ("cut_perceptron", "cut_loss", "sequence_norm", "attend_by_heads")
@@ -29,6 +30,17 @@ def test_the_stub_is_not_attempted(name):
 @pytest.mark.parametrize("name", EXERCISES)
 def test_the_solution_passes(name):
     SIDES.solution_passes(name)
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_the_table_shows_what_a_function_does(name, capsys):
+    SIDES.judge(name, SIDES.stub(name))
+    assert pictures.tried(name) is None
+    assert "Not written yet" in capsys.readouterr().out
+    SIDES.judge(name, SIDES.solution(name))
+    cases = pictures.tried(name)._repr_mimebundle_()["text/plain"].splitlines()[3:]
+    assert len(cases) >= 3
+    assert all("right" in line and "off" not in line for line in cases)
 
 
 # name of the mistake -> (wrong answer, what is off, what its hint says)

@@ -165,7 +165,7 @@ def reach(times: Mapping[int, tuple[float, float]], measured: Mapping[int, float
         ax.text(inside - 0.55, 1.0, "one machine", transform=ax.get_xaxis_transform(), ha="right", va="top", fontsize=8)
         ax.text(inside - 0.45, 1.0, "several", transform=ax.get_xaxis_transform(), ha="left", va="top", fontsize=8)
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
-    left.set_ylim(0, 1.12 * max(sum(pair) for pair in times.values()))
+    left.set_ylim(0, 1.12e3 * max(sum(pair) for pair in times.values()))
     listed = "; ".join(f"{n}: {times[n][1] / sum(times[n]):.0%}, {speed[n]:.2f} ({real[n]:.2f})" for n in numbers)
     return fig, (
         f"A message is {payload / 1e6:,.0f} MB. By ranks, messages' share of a block's time, and throughput of a rank "

@@ -91,7 +91,7 @@ def bandwidths(measured: Mapping[int, float], formula: Mapping[int, float], link
     ax.set(xlabel="nodes of 8 GPUs", ylabel="GB/s")
     ax.legend(loc="lower left")
     points = ", ".join(f"{nodes}: {measured[nodes]:.0f} and {formula[nodes]:.0f}" for nodes in measured)
-    return fig, f"Bandwidth of an all-reduce in GB/s by nodes, measured and by formula. {points}."
+    return fig, f"GB/s of an all-reduce by nodes, measured and by formula. {points}."
 
 
 def predicted(rows: Mapping[str, tuple[float, float]]) -> tuple[Figure, str]:
@@ -112,8 +112,8 @@ def predicted(rows: Mapping[str, tuple[float, float]]) -> tuple[Figure, str]:
     ax.grid(axis="y", visible=False)
     mean = sum(abs(error) for error in off.values()) / len(off)
     worst = max(abs(error) for error in off.values())
-    words = "; ".join(f"{name} {said:.3g} s for {known:g} s" for name, (said, known) in rows.items())
-    return fig, f"Estimated and published seconds: {words}. Mean error {mean:.1f} %, worst {worst:.1f} %."
+    words = "; ".join(f"{name} {said:.3g}, {known:g}" for name, (said, known) in rows.items())
+    return fig, f"Seconds estimated, published: {words}. Mean error {mean:.1f} %, worst {worst:.1f} %."
 
 
 def terms(estimates: Mapping[str, plan.Estimate]) -> tuple[Figure, str]:
@@ -174,9 +174,10 @@ def frontier(estimates: Sequence[plan.Estimate]) -> tuple[Figure, str]:
     fig.legend(loc="outside upper right", ncols=3)
     inside = [e for e in edge if e.fits]
     best = inside[-1]
+    first = edge[0]
     return fig, (
         f"{len(estimates):,} layouts by memory and speed; {sum(e.fits for e in estimates):,} fit. {len(edge)} are "
-        f"beaten by none in both, from {edge[0].memory_bytes / GIB:.0f} GiB and {edge[0].tokens_per_second_per_gpu:,.0f} "
+        f"beaten by none in both, from {first.memory_bytes / GIB:.0f} GiB and {first.tokens_per_second_per_gpu:,.0f} "
         f"tokens/s to {best.memory_bytes / GIB:.0f} GiB and {best.tokens_per_second_per_gpu:,.0f} tokens/s within the "
         "limit."
     )
@@ -274,7 +275,7 @@ def regrets(function: Callable[[plan.Model, plan.Cluster, int], plan.Layout]) ->
     from utils.check.choosing_a_layout import SHOWN, best, judged
     from utils.figures.table import Table
 
-    rows = []
+    rows: list[list[Any]] = []
     for case in SHOWN:
         try:
             e, used = judged(function, case)
@@ -282,7 +283,7 @@ def regrets(function: Callable[[plan.Model, plan.Cluster, int], plan.Layout]) ->
             print(NOT_WRITTEN)
             return None
         except Exception as wrong:
-            rows.append([str(case), f"{wrong}"[:90], "", "", "", ""])
+            rows.append([str(case), f"{wrong}"[:200], "", "", "", ""])
             continue
         regret = f"{100 * (1 - e.tokens_per_second_per_gpu / best(case).tokens_per_second_per_gpu):.1f} %"
         held = f"{e.memory_bytes / GIB:.1f} GiB" + ("" if e.fits else ": does not fit")

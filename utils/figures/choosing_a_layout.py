@@ -91,7 +91,7 @@ def bandwidths(measured: Mapping[int, float], formula: Mapping[int, float], link
     ax.set(xlabel="nodes of 8 GPUs", ylabel="GB/s")
     ax.legend(loc="lower left")
     points = ", ".join(f"{nodes}: {measured[nodes]:.0f} and {formula[nodes]:.0f}" for nodes in measured)
-    return fig, f"Bandwidth of an all-reduce in GB/s by nodes, measured and by formula. {points}."
+    return fig, f"GB/s of an all-reduce by nodes, measured and by formula. {points}."
 
 
 def predicted(rows: Mapping[str, tuple[float, float]]) -> tuple[Figure, str]:
@@ -112,8 +112,8 @@ def predicted(rows: Mapping[str, tuple[float, float]]) -> tuple[Figure, str]:
     ax.grid(axis="y", visible=False)
     mean = sum(abs(error) for error in off.values()) / len(off)
     worst = max(abs(error) for error in off.values())
-    words = "; ".join(f"{name} {said:.3g} s for {known:g} s" for name, (said, known) in rows.items())
-    return fig, f"Estimated and published seconds: {words}. Mean error {mean:.1f} %, worst {worst:.1f} %."
+    words = "; ".join(f"{name} {said:.3g}, {known:g}" for name, (said, known) in rows.items())
+    return fig, f"Seconds estimated, published: {words}. Mean error {mean:.1f} %, worst {worst:.1f} %."
 
 
 def terms(estimates: Mapping[str, plan.Estimate]) -> tuple[Figure, str]:
@@ -130,15 +130,14 @@ def terms(estimates: Mapping[str, plan.Estimate]) -> tuple[Figure, str]:
             left += seconds
         fits = "" if e.fits else f" does not fit: {e.memory_bytes / GIB:.0f} GiB"
         ax.text(left, row, fits, va="center", fontsize=8)
-        most = max((term for term in spent if term != "compute"), key=lambda term: spent[term])
-        words.append(f"{name} {left:.1f} s ({most} {spent[most]:.1f}){',' * bool(fits)}{fits}")
+        words.append(f"{name} {left:.1f}, compute {spent['compute']:.1f}{',' * bool(fits)}{fits}")
     ax.set_yticks(range(len(estimates)), list(estimates))
     ax.set_ylim(len(estimates) - 0.5, -0.5)
     ax.set_xlim(0, 1.25 * max(e.step_seconds for e in estimates.values()))
     ax.set_xlabel("seconds a step")
     ax.grid(axis="y", visible=False)
     fig.legend(loc="outside lower center", ncols=len(TERMS), fontsize=8, handlelength=1.4, columnspacing=1)
-    return fig, f"Seconds of a step, and the largest part beside computing: {'; '.join(words)}."
+    return fig, f"Seconds of a step: {'; '.join(words)}."
 
 
 def best_by_memory(estimates: Sequence[plan.Estimate]) -> list[plan.Estimate]:
@@ -174,9 +173,10 @@ def frontier(estimates: Sequence[plan.Estimate]) -> tuple[Figure, str]:
     fig.legend(loc="outside upper right", ncols=3)
     inside = [e for e in edge if e.fits]
     best = inside[-1]
+    first = edge[0]
     return fig, (
         f"{len(estimates):,} layouts by memory and speed; {sum(e.fits for e in estimates):,} fit. {len(edge)} are "
-        f"beaten by none in both, from {edge[0].memory_bytes / GIB:.0f} GiB and {edge[0].tokens_per_second_per_gpu:,.0f} "
+        f"beaten by none in both, from {first.memory_bytes / GIB:.0f} GiB and {first.tokens_per_second_per_gpu:,.0f} "
         f"tokens/s to {best.memory_bytes / GIB:.0f} GiB and {best.tokens_per_second_per_gpu:,.0f} tokens/s within the "
         "limit."
     )
@@ -210,17 +210,17 @@ def zero(function: Callable[[int, int, int, int], float]) -> None:
     ax.axhline(80, color="black", linewidth=1)
     ax.set_xscale("log", base=2)
     ax.set_xticks(ways, [str(n) for n in ways])
-    ax.set(xlabel="data ranks", ylabel="GiB on one GPU", ylim=(0, None))
-    ax.legend(loc="upper right")
+    ax.set(xlabel="data ranks", ylabel="GiB on one GPU (line: 80)", ylim=(0, None))
+    fig.legend(loc="outside upper right", ncols=4)
     ends = "; ".join(f"ZeRO-{stage} from {line[0]:.0f} to {line[-1]:.0f} GiB" for stage, line in enumerate(lines))
     figures.show(fig, f"States of a rank by data ranks, 1 to 64, of 70 billion parameters on 8 model ranks: {ends}.")
 
 
 def overlap(function: Callable[[Sequence[tuple[float, float]], float, float, float], float]) -> None:
-    """Draw what stays exposed by the size of a bucket, for 32 layers of 400 MB, with two latencies."""
-    layers, sizes = [(0.01, 400e6)] * 32, [100e6 * 2**k for k in range(9)]
+    """Draw what stays exposed by the size of a bucket, for 128 layers of 100 MB, with two latencies."""
+    layers, sizes = [(0.0025, 100e6)] * 128, [100e6 * 2**k for k in range(8)]
     lines = {}
-    for latency in (50e-6, 5e-3):
+    for latency in (1e-3, 5e-3):
         first = _called(function, layers, 45e9, latency, sizes[0])
         if first is None:
             return
@@ -236,25 +236,24 @@ def overlap(function: Callable[[Sequence[tuple[float, float]], float, float, flo
         f"latency {1e3 * latency:g} ms: {line[0]:.1f} ms at 100 MB, least {min(line):.1f}, {line[-1]:.1f} in one bucket"
         for latency, line in lines.items()
     )
-    figures.show(fig, f"Exposed milliseconds by bucket, 32 layers of 10 ms and 400 MB each. {words}.")
+    figures.show(fig, f"Exposed milliseconds by bucket, 128 layers of 2.5 ms and 100 MB each. {words}.")
 
 
 def depth(function: Callable[[plan.Model, plan.Cluster, plan.Layout], int]) -> None:
     """Draw the memory of a GPU by the number of layers around the function's answer, for two layouts."""
-    cases = {"full recomputation": "full", "none": "none"}
     cluster = plan.Cluster(32, plan.H100)
     fig, ax = figures.new(width=6.4, height=3)
     words = []
-    for number, (name, mode) in enumerate(cases.items()):
+    for number, mode in enumerate(("full", "none")):
         layout = plan.Layout(data=2, tensor=8, pipeline=2, accumulate=8, recompute=mode)
         answer = _called(function, plan.LLAMA_70B, cluster, layout)
         if answer is None:
             return
         counts = range(max(1, int(answer) - 20), int(answer) + 21)
         held = [held_with(plan.LLAMA_70B, cluster, layout, count) / GIB for count in counts]
-        ax.plot(list(counts), held, color=figures.colour(number), label=f"recompute: {name}")
+        ax.plot(list(counts), held, color=figures.colour(number), label=f"recompute {mode}")
         ax.plot([answer], [held_with(plan.LLAMA_70B, cluster, layout, int(answer)) / GIB], "o", color="black")
-        words.append(f"recompute {name}: your {answer} layers hold {held[min(20, int(answer) - 1)]:.1f} GiB")
+        words.append(f"recompute {mode}: your {answer} layers hold {held[min(20, int(answer) - 1)]:.1f} GiB")
     usable = plan.estimate(plan.LLAMA_70B, cluster, layout, simulate=None).limit_bytes / GIB
     ax.axhline(usable, color="black", linestyle="--", linewidth=1)
     ax.set(xlabel="layers (your answers: dots)", ylabel="GiB on the fullest GPU")
@@ -274,7 +273,7 @@ def regrets(function: Callable[[plan.Model, plan.Cluster, int], plan.Layout]) ->
     from utils.check.choosing_a_layout import SHOWN, best, judged
     from utils.figures.table import Table
 
-    rows = []
+    rows: list[list[Any]] = []
     for case in SHOWN:
         try:
             e, used = judged(function, case)
@@ -282,7 +281,7 @@ def regrets(function: Callable[[plan.Model, plan.Cluster, int], plan.Layout]) ->
             print(NOT_WRITTEN)
             return None
         except Exception as wrong:
-            rows.append([str(case), f"{wrong}"[:90], "", "", "", ""])
+            rows.append([str(case), f"{wrong}"[:200], "", "", "", ""])
             continue
         regret = f"{100 * (1 - e.tokens_per_second_per_gpu / best(case).tokens_per_second_per_gpu):.1f} %"
         held = f"{e.memory_bytes / GIB:.1f} GiB" + ("" if e.fits else ": does not fit")

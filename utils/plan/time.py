@@ -205,14 +205,22 @@ def simulated(costs: list[tuple[float, float]], layout: Layout, hop: float) -> f
     p, m, v = layout.pipeline, layout.accumulate, layout.virtual
     if p == 1:
         return m * busiest(costs, layout)
-    few = min(m, {"1f1b": 3 * p, "gpipe": m}.get(layout.schedule, 5 * p))
-    plan = _built(layout.schedule, p * v, few, v if layout.schedule == "interleaved-1f1b" else None)
+    return _simulated(tuple(costs), layout.schedule, p, m, v, hop)
+
+
+@lru_cache(256)
+def _simulated(costs: tuple[tuple[float, float], ...], name: str, p: int, m: int, v: int, hop: float) -> float:
+    few = min(m, {"1f1b": 3 * p, "gpipe": m}.get(name, 5 * p))
+    plan = _built(name, p * v, few, v if name == "interleaved-1f1b" else None)
     backward = [b / 2 for _, b in costs]
     run = schedule.simulate(plan, [f for f, _ in costs], backward, backward, transfer=hop)
     if few == m:
         return run.total
+    by_rank = [0.0] * p
+    for stage, (forward, whole) in enumerate(costs):
+        by_rank[plan.placement[stage]] += forward + whole
     ends = [run.times[plan.backward_of(p * v - 1, number)][1] for number in (few - 1 - p, few - 1)]
-    return run.total + (m - few) * max((ends[1] - ends[0]) / p, busiest(costs, layout))
+    return run.total + (m - few) * max((ends[1] - ends[0]) / p, max(by_rank))
 
 
 def reduce_seconds(
@@ -283,7 +291,7 @@ def step(
     if layout.zero < 3:
         last = max(b for _, b in costs) * layout.virtual  # only the last micro-batch's backward can hide it
         terms["data"] += exposed(reduce, last if software.overlaps else 0.0, fit) + gather
-    ways = memory.shares(layout)[2]
-    own_states = max(held) / ways + experts / max(1, ways // layout.expert)
+    sharers = memory.shares(layout)[2]
+    own_states = max(held) / sharers + experts / max(1, sharers // layout.expert)
     terms["optimizer"] = compute.optimizer_seconds(own_states, cluster.gpu, software, fit)
     return Time(terms)

@@ -83,7 +83,7 @@ def test_a_plan_is_shown_with_what_each_bucket_holds():
 
 
 def test_the_bench_measures_the_lesson_s_own_code():
-    from utils import bench_ddp
+    from utils.bench import inside_ddp as bench_ddp
 
     found = "\n".join(bench_ddp.cells())
     for name in bench_ddp.NAMES:

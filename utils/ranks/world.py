@@ -70,7 +70,8 @@ class World:
 
     def join(self) -> set[int]:
         """Make a fresh group over all ranks, replacing those that do not manage; return which were replaced."""
-        why, replaced = "", set()
+        why = ""
+        replaced: set[int] = set()
         for attempt in range(3):
             self.books.clear()
             failed = self._try(self.meeting())

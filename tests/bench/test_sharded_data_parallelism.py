@@ -1,6 +1,6 @@
 """The bench of sharded training runs what the lesson builds."""
 
-from utils import bench_sharded
+from utils.bench import sharded_data_parallelism as bench_sharded
 
 
 def test_the_lesson_s_cells_are_there_and_each_defines_its_class():

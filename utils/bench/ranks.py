@@ -1,6 +1,6 @@
 """Ranks beside the other ways to run several processes: time until ready, time of a cell, memory.
 
-Every figure comes from a process of its own, `python -m utils.ranks.bench HOW N`, which starts N ranks in its way,
+Every figure comes from a process of its own, `python -m utils.bench.ranks HOW N`, which starts N ranks in its way,
 prints one line of JSON and ends. A "cell" is one small all-reduce on all ranks.
 """
 
@@ -60,7 +60,7 @@ def rows() -> Iterator[Row]:
 def _measured(how: str, n: int) -> dict[str, Any]:
     """Return the figures of one way in a fresh process."""
     done = subprocess.run(
-        [sys.executable, "-m", "utils.ranks.bench", how, str(n)],
+        [sys.executable, "-m", "utils.bench.ranks", how, str(n)],
         capture_output=True,
         text=True,
     )
@@ -188,7 +188,7 @@ def _torchrun(n: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure one way: `python -m utils.ranks.bench HOW N`."""
+    """Measure one way: `python -m utils.bench.ranks HOW N`."""
     how, n = sys.argv[1], int(sys.argv[2])
     ways = {"ranks": lambda: _ranks(n, "auto"), "stock": lambda: _ranks(n, "stock"), "%%px": lambda: _px(n)}
     ways |= {"mp.spawn": lambda: _spawn(n), "torchrun": lambda: _torchrun(n)}

@@ -10,11 +10,11 @@ import contextlib
 import io
 import statistics
 from collections.abc import Iterator
-from pathlib import Path
 
 from utils.bench import Row
+from utils.publish import ROOT
 
-LESSON = Path(__file__).resolve().parent.parent / "notebooks" / "06_sharded_data_parallelism.ipynb"
+LESSON = next((ROOT / "notebooks").glob("*_sharded_data_parallelism.ipynb"))
 CELLS = ("replica", "copies", "unit", "zero-1-class", "zero-2-class", "freed", "zero-3-class", "prefetch-class",
          "fsdp-class")
 KINDS = {"Zero3": "by hand", "Prefetch": "by hand, ahead", "Fsdp": "fully_shard"}

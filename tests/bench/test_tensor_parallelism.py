@@ -4,7 +4,8 @@ import re
 
 import nbformat
 
-from utils import bench, bench_tensor
+from utils import bench
+from utils.bench import tensor_parallelism as bench_tensor
 
 
 def test_the_cells_it_names_define_what_it_times():
@@ -16,4 +17,4 @@ def test_the_cells_it_names_define_what_it_times():
 
 
 def test_it_is_a_room_of_the_bench():
-    assert "utils.bench_tensor" in bench.ROOMS
+    assert "tensor_parallelism" in bench.ROOMS

@@ -6,13 +6,13 @@ run is a ratio: both kinds take turns on the same ranks, and the best of several
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import nbformat
 
 from utils.bench import Row
+from utils.publish import ROOT
 
-LESSON = Path(__file__).resolve().parent.parent / "notebooks" / "08_tensor_parallelism.ipynb"
+LESSON = next((ROOT / "notebooks").glob("*_tensor_parallelism.ipynb"))
 CELLS = ("conjugate-code", "keep", "cut", "block-same-code", "vocabulary", "gpt", "steps", "trainer-code",
          "sequence-team", "sequence-code", "mesh", "plan", "parallelized")  # fmt: skip
 REPEAT = 7

@@ -1,6 +1,6 @@
 """Measure what the course promises about itself: `python -m utils.bench`, or `make bench`.
 
-Names of rooms measure those alone: `python -m utils.bench utils.ranks.bench`.
+Names of rooms measure those alone: `python -m utils.bench ranks`.
 
 Each room keeps its rows in a module of its own, named in `ROOMS`: a function `rows()` that yields `Row`s. Figures are
 measured side by side in one run, because those of two runs, or two machines, cannot be compared.
@@ -8,7 +8,7 @@ measured side by side in one run, because those of two runs, or two machines, ca
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import os
 import platform
 import sys
@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-ROOMS = ("utils.ranks.bench", "utils.bench_ddp", "utils.bench_sharded", "utils.bench_tensor", "utils.bench_notebooks")
+ROOMS = ("ranks", "inside_ddp", "sharded_data_parallelism", "tensor_parallelism", "notebooks")  # modules beside this
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Row:
 def rows(rooms: tuple[str, ...] = ROOMS) -> Iterator[Row]:
     """Measure the rows of these rooms, one after the other."""
     for room in rooms:
-        yield from importlib.import_module(room).rows()
+        yield from importlib.import_module(f"{__name__}.{room}").rows()
 
 
 def table(measured: list[Row]) -> str:
@@ -53,19 +53,19 @@ def table(measured: list[Row]) -> str:
 
 def main() -> None:
     """Measure everything, or the rooms that the command line names, and print a table for each."""
+    rooms = tuple(sys.argv[1:]) or ROOMS
+    if unknown := [room for room in rooms if importlib.util.find_spec(f"{__name__}.{room}") is None]:
+        raise SystemExit(f"There is no room {unknown[0]!r}. There are: {', '.join(ROOMS)}")
     begun = time.monotonic()
     system = f"{platform.system()}, Python {platform.python_version()}, {os.cpu_count()} processors"
     if hasattr(os, "getloadavg"):
         system += f", load before {os.getloadavg()[0]:.1f}"
     print(f"{system}. Takes a few minutes.", file=sys.stderr)
     print(f"\n{system}")
-    for room in sys.argv[1:] or ROOMS:
+    for room in rooms:
         measured = []
         for row in rows((room,)):
             measured.append(row)
             print(f"  {time.monotonic() - begun:4.0f} s  {row.what}", file=sys.stderr)
         print(f"\n{table(measured)}", flush=True)
 
-
-if __name__ == "__main__":
-    main()

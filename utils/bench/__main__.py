@@ -1,0 +1,5 @@
+"""`python -m utils.bench`."""
+
+from utils.bench import main
+
+main()

@@ -226,12 +226,12 @@ def overlap(function: Callable[[Sequence[tuple[float, float]], float, float, flo
             return
         lines[latency] = [1e3 * function(layers, 45e9, latency, size) for size in sizes]
     fig, ax = figures.new(width=6.4, height=3)
-    for latency, line in lines.items():
-        ax.plot([size / 1e6 for size in sizes], line, "o", linestyle="-", label=f"latency {1e3 * latency:g} ms")
+    for mark, (latency, line) in zip("os", lines.items(), strict=True):
+        ax.plot([size / 1e6 for size in sizes], line, marker=mark, label=f"latency {1e3 * latency:g} ms")
     ax.set_xscale("log", base=2)
     ax.set_xticks([size / 1e6 for size in sizes], [f"{size / 1e6:,.0f}" for size in sizes])
     ax.set(xlabel="bucket (MB)", ylabel="exposed (ms)", ylim=(0, None))
-    ax.legend(loc="upper left")
+    fig.legend(loc="outside upper right", ncols=2)
     words = "; ".join(
         f"latency {1e3 * latency:g} ms: {line[0]:.1f} ms at 100 MB, least {min(line):.1f}, {line[-1]:.1f} in one bucket"
         for latency, line in lines.items()

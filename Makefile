@@ -41,7 +41,7 @@ reset: $(INSTALLED) ## a fresh copy of one notebook, the old one kept: make rese
 	@test -n "$(NOTEBOOK)" || { echo "Say which: make reset NOTEBOOK=notebooks/00_start_here"; exit 2; }
 	@$(IN) -m utils.course reset "$(NOTEBOOK)"
 
-bench: $(INSTALLED) ## how fast the ranks are, beside the other ways to start them
+bench: $(INSTALLED) ## ranks beside other ways to start them, hand-built beside PyTorch's own, time and memory of every notebook
 	$(IN) -m utils.bench
 
 bench-plan: $(INSTALLED) ## the planner against published measurements: make bench-plan DATA=folder of the tables

@@ -78,6 +78,8 @@ def test_only_its_trap_catches_it(trap):
     assert f"traps: {trap}" in str(verdict)
 
 
+CLIP = ("        if self.config.clip is not None:\n"
+        "            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)\n")
 MICRO = ('loss = model.loss(y, targets, reduction="sum") / total', "loss = model.loss(y, targets)")
 WRONG = {
     "sum instead of mean": (
@@ -121,6 +123,18 @@ WRONG = {
     "nothing clipped": (
         change(right.BY_HAND, ("if self.config.clip is not None", "if False")), ("clip",),
         "parameters", "clip", "Nothing was clipped"),
+    "each rank clips its contribution": (
+        change(right.BY_HAND, (CLIP, ""), ("        loss.backward()\n", "        loss.backward()\n" + CLIP)), ("clip",),
+        "gradient", "clip", "Combine the gradients first, then clip"),
+    "each rank clips its mean": (
+        change(right.BY_HAND, (CLIP, ""), ("        loss.backward()\n",
+                                           "        (loss * world_size).backward()\n" + CLIP),
+               ("dist.all_reduce(p.grad)", "dist.all_reduce(p.grad); p.grad /= world_size")), ("clip",),
+        "gradient", "clip", "each rank clips the gradient of its own share"),
+    "clipped gradients returned": (
+        change(right.BY_HAND, ("        return self.grads", "        return {n: p.grad for n, p in "
+                               "self.model.named_parameters() if p.grad is not None}")), ("clip",),
+        "gradient", "clip", "copies that were taken before clipping"),
     "another learning rate": (
         change(right.BY_HAND, ("self.model.parameters())\n\n    def step",
                                "self.model.parameters(), lr=0.02)\n\n    def step")), (),

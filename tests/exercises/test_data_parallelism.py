@@ -83,8 +83,19 @@ TRAIN: Wrong = {
     ),
     "frozen parameters not shared": (
         swap((BROADCAST, BROADCAST.replace("net.parameters()", "trained"))),
-        "result", "was every parameter shared",
+        "result", "Frozen parameters are shared at the start too",
     ),
+    "steps before it synchronises": (
+        swap(("                dist.all_reduce(p.grad)\n                p -= rate * p.grad\n",
+              "                p -= rate * p.grad\n                dist.all_reduce(p.grad)\n")),
+        "result", "step with the same gradient",
+    ),
+    "parameters gathered from all": (
+        swap((BROADCAST, "    states = [None] * world_size\n    dist.all_gather_object(states, net.state_dict())\n"
+                         "    net.load_state_dict(states[0])\n")),
+        "bytes", "sharing the first parameters takes more",
+    ),
+    "parameters broadcast twice": (swap((BROADCAST, BROADCAST * 2)), "bytes", "after it, equal steps keep them equal"),
     "each rank's own loss": (swap(("        dist.all_reduce(total)\n", "")), "result", "that of its own shard"),
     "parameters broadcast in every step": (
         swap(("        net.zero_grad()", "        for p in net.parameters():\n"
@@ -104,6 +115,104 @@ TRAIN: Wrong = {
         "bytes", "N - 1 times",
     ),
 }  # fmt: skip
+
+# What one may write as well. A ring sends the same bytes for a reduce-scatter with an all-gather as for an all-reduce.
+SHARD_AND_GATHER = """
+def shard_and_gather(tensors):
+    n = dist.get_world_size()
+    flat = torch.cat([t.flatten() for t in tensors])
+    row = torch.zeros(-(-len(flat) // n) * n)
+    row[: len(flat)] = flat
+    mine = torch.empty(len(row) // n)
+    dist.reduce_scatter_tensor(mine, row)
+    dist.all_gather_into_tensor(row, mine)
+    for t, piece in zip(tensors, row[: len(flat)].split([t.numel() for t in tensors])):
+        t.copy_(piece.view_as(t))
+"""
+BY_HAND = """
+def ring(t):
+    n = dist.get_world_size()
+    chunks = t.view(-1).tensor_split(n)
+    for step in range(2 * (n - 1)):
+        give, take = chunks[(rank - step) % n], chunks[(rank - step - 1) % n]
+        inbox = torch.empty_like(take)
+        sending = dist.isend(give, dst=(rank + 1) % n)
+        dist.recv(inbox, src=(rank - 1) % n)
+        sending.wait()
+        take.copy_(take + inbox if step < n - 1 else inbox)
+"""
+DDP = """%%ranks
+from torch.nn.parallel import DistributedDataParallel
+from utils import model
+
+def train_as_one(net, shards, rate):
+    for p in net.parameters():
+        if not p.requires_grad:
+            dist.broadcast(p.data, src=0)
+    ddp, losses = DistributedDataParallel(net), []
+    for tokens, targets in shards:
+        count = (targets != -100).sum()
+        dist.all_reduce(count)
+        ddp.zero_grad()
+        loss = model.loss(ddp(tokens), targets, reduction="sum") / count
+        (loss * dist.get_world_size()).backward()
+        with torch.no_grad():
+            for p in net.parameters():
+                if p.grad is not None:
+                    p -= rate * p.grad
+        total = loss.detach()
+        dist.all_reduce(total)
+        losses.append(total.item())
+    return losses
+"""
+SUMS = "        with torch.no_grad():\n            for p in trained:\n                dist.all_reduce(p.grad)\n"
+OTHER_FORMS = {
+    "train_as_one, by DDP": ("train_as_one", lambda code: DDP),
+    "train_as_one, all parameters in one pickled message": (
+        "train_as_one",
+        swap((BROADCAST, "    state = [net.state_dict()]\n    dist.broadcast_object_list(state, src=0)\n"
+                         "    net.load_state_dict(state[0])\n")),
+    ),
+    "train_as_one, reduce-scatter and all-gather": (
+        "train_as_one", lambda code: swap((SUMS, "        shard_and_gather([p.grad for p in trained])\n"
+                                           + SUMS.replace("                dist.all_reduce(p.grad)\n", "")))(code)
+        + SHARD_AND_GATHER,
+    ),
+    "train_as_one, a ring by hand": (
+        "train_as_one", lambda code: swap(("dist.all_reduce(p.grad)", "ring(p.grad)"))(code) + BY_HAND,
+    ),
+    "train_as_one, to rank 0 and back": (
+        "train_as_one", swap(("dist.all_reduce(p.grad)", "dist.reduce(p.grad, dst=0); dist.broadcast(p.grad, src=0)")),
+    ),
+    "accumulate_once, reduce-scatter and all-gather": (
+        "accumulate_once",
+        lambda code: swap(("    for p in net.parameters():\n        dist.all_reduce(p.grad)\n",
+                           "    shard_and_gather([p.grad for p in net.parameters()])\n"
+                           "    for p in net.parameters():\n"))(code)
+        + SHARD_AND_GATHER,
+    ),
+    "epoch_shard, cut in one piece each": (
+        "epoch_shard", swap(("order[rank::world_size]",
+                             "order[samples * rank // world_size : samples * (rank + 1) // world_size]")),
+    ),
+    "epoch_shard, whole numbers of NumPy": (
+        "epoch_shard", swap(("torch.randperm(samples, generator=generator).tolist()",
+                             "list(__import__('numpy').random.default_rng([seed, epoch]).permutation(samples))")),
+    ),
+    "epoch_shard, a tensor": ("epoch_shard", swap((".tolist()", ""))),
+    "epoch_shard, Python's random numbers": (
+        "epoch_shard", swap(("torch.randperm(samples, generator=generator).tolist()",
+                             "__import__('random').Random(1000 * seed + epoch).sample(range(samples), samples)")),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", OTHER_FORMS)
+def test_a_right_answer_of_another_form_passes(form):
+    name, change = OTHER_FORMS[form]
+    verdict = SIDES.judge(name, change(SIDES.solution(name)))
+    assert verdict.passed, str(verdict)
+
 
 SEED = "manual_seed(1000 * seed + epoch)"
 DEAL = "order[rank::world_size]"
@@ -141,6 +250,38 @@ SHARD: Wrong = {
                      "Nothing is shuffled"),
     "the whole data set": (swap((DEAL, "order")), "result", "whole data set"),
     "seed is ignored": (swap((SEED, "manual_seed(epoch)")), "result", "Another `seed`"),
+    "turned, not shuffled": (
+        swap(("torch.randperm(samples, generator=generator).tolist()", "list(range(samples))"),
+             ("    return ", "    turn = (epoch + 31 * seed) % max(samples, 1)\n"
+                             "    order = order[turn:] + order[:turn]\n    return ")),
+        "result", "turned or stepped through",
+    ),
+    "forwards and backwards": (
+        swap(("torch.randperm(samples, generator=generator).tolist()", "list(range(samples))[:: 1 - 2 * (epoch % 2)]")),
+        "result", "Some epochs have the order",
+    ),
+    "in steps that depend on the epoch": (
+        swap(("torch.randperm(samples, generator=generator).tolist()",
+              "[(i * pace + seed) % samples for i in range(samples)]"),
+             ("    order = ", "    apart = (p for p in range(3 + 2 * epoch, 10**6) if math.gcd(p, samples or 1) == 1)\n"
+                              "    pace = next(apart)\n    order = "),
+             ("import torch\n", "import math\n\nimport torch\n")),
+        "result", "not shuffled: most samples follow",
+    ),
+    "three orders in turn": (
+        swap(("1000 * seed + epoch", "1000 * seed + epoch % 3")), "result", "let the seed depend on the epoch itself",
+    ),
+    "NumPy's global random state": (
+        swap(("torch.randperm(samples, generator=generator).tolist()",
+              "__import__('numpy').random.permutation(samples).tolist()")),
+        "result", "differs from rank to rank in real training",
+    ),
+    "sets NumPy's global random state": (
+        swap(("torch.randperm(samples, generator=generator).tolist()", "np.random.permutation(samples).tolist()"),
+             ("    order", "    import numpy as np\n    np.random.seed(1000 * seed + epoch)\n    order")),
+        "result", "so dropout and everything else random starts over",
+    ),
+    "parts of numbers": (swap((DEAL, "[float(one) for one in order[rank::world_size]]")), "result", "whole numbers"),
     "numbers from 1": (swap((DEAL, "[one + 1 for one in order[rank::world_size]]")), "result", "There is no sample"),
 }  # fmt: skip
 
@@ -194,6 +335,19 @@ ACCUMULATE: Wrong = {
              ("    dist.all_reduce(totals)\n",
               "    if losses:\n        sum(losses).backward()\n    dist.all_reduce(totals)\n")),
         "memory", "held at once",
+    ),
+    "the mean of a micro-batch without targets": (
+        swap(('reduction="sum")', 'reduction="mean") * (targets != -100).sum()')),
+        "result", "A mean over no tokens is 0 / 0",
+    ),
+    "gathered instead of reduced": (
+        swap((SYNC, "        everyone = [torch.empty_like(p) for _ in range(world_size)]\n"
+                    "        dist.all_gather(everyone, p.grad)\n        p.grad = sum(everyone)\n")),
+        "bytes", "N - 1 times",
+    ),
+    "broadcasts what is equal": (
+        swap(("    totals = ", "    for p in net.parameters():\n        dist.broadcast(p.data, src=0)\n    totals = ")),
+        "bytes", "The copies are equal already",
     ),
     "the loss of its own micro-batches": (
         swap(("    dist.all_reduce(totals)\n", "    mine = totals[0] / totals[1]\n    dist.all_reduce(totals)\n"),

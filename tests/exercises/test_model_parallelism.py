@@ -214,6 +214,15 @@ def balance(costs, parts):
         cut[big:big + 1] = [cut[big][:1], cut[big][1:]]
     return cut
 """
+FILLED = """
+def balance(costs, parts):
+    cut = [[]]
+    for layer, cost in enumerate(costs):
+        if cut[-1] and sum(costs[i] for i in cut[-1]) + cost > max(sum(costs) / parts, max(costs)):
+            cut.append([])
+        cut[-1].append(layer)
+    return cut
+"""
 EQUAL = """
 def balance(costs, parts):
     each, more = divmod(len(costs), parts)
@@ -248,6 +257,7 @@ BALANCE: Wrong = {
         swap(("parts][1], len(costs)]", "parts][1], len(costs) - 1]")),
         "result", "layer 5 is in no part",
     ),
+    "greedy, as many parts as it takes": (FILLED, "result", "then force the rest open"),
     "always three parts": (
         swap(("    best = {", "    parts = 3\n    best = {")), "result", "you return 3 parts",
     ),
@@ -290,8 +300,31 @@ IDLE: Wrong = {
         "at the pace of the slowest|for parts of equal cost",
     ),
     "the working share": (HEAD + "    return m / (m + p - 1)\n", "result", "the idle share is the rest"),
+    "in per cent": (HEAD + f"    return 100 * {EQUAL_COSTS}\n", "result", "That is a percentage"),
     "a percentage": (HEAD + f"    return f'{{{EQUAL_COSTS}:.0%}}'\n", "result", "Return a number between 0 and 1"),
 }  # fmt: skip
+
+GATHERED = """        both = [torch.empty_like(weight) for _ in range(2)]
+        dist.all_gather(both, weight.grad, group=tied)
+        weight.grad = both[0] + both[1]"""
+OTHER_FORMS = {
+    "the tied gradients by all-gather": ("across_the_cuts", swap((SUM, GATHERED))),
+    "a number of NumPy": (
+        "idle_share",
+        swap(("    return ", "    import numpy as np\n    return np.float32("), ("* total)", "* total))")),
+    ),
+    "a tensor with one number": (
+        "idle_share", swap(("    return ", "    import torch\n    return torch.tensor("), ("* total)", "* total))")),
+    ),
+}
+
+
+@pytest.mark.parametrize("form", OTHER_FORMS)
+def test_a_right_answer_of_another_form_passes(form):
+    name, change = OTHER_FORMS[form]
+    verdict = SIDES.judge(name, change(SIDES.solution(name)))
+    assert verdict.passed, str(verdict)
+
 
 ALL = [
     (exercise, *wrong)

@@ -76,6 +76,7 @@ GRADIENTS = [
     (ACCUMULATE.replace("WEIGHT", "1 / len(parts)"), "result", "The mean of means"),
     (ACCUMULATE.replace("WEIGHT", "1 / max(1, len(tokens) // size)"), "result", "number of full micro-batches"),
     (ACCUMULATE.replace("WEIGHT", "len(some) / len(tokens)"), "result", "not by sequences"),
+    (ACCUMULATE.replace("WEIGHT", "(wanted != -100).sum() / counted"), "result", "NaN. In one micro-batch"),
     (swap("/ counted", "/ targets.numel()"), "result", "divide by all targets"),
     (swap("/ counted", ""), "result", "sum over all targets"),
     (swap("        loss.backward()", "        network.zero_grad()\n        loss.backward()"), "result",

@@ -267,6 +267,11 @@ def ring_all_reduce(tensor, n):
         "messages", "the type of what arrives",
         swap(("torch.empty_like(take)", "torch.empty(len(take))")),
     ),
+    "in float32, whatever the type": (
+        "result", "the others are lost",
+        lambda code: swap(("    chunks = tensor.tensor_split(n)", "    given, tensor = tensor, tensor.float()\n"
+                           "    chunks = tensor.tensor_split(n)"))(code) + "\n    given.copy_(tensor)\n",
+    ),
     "deadlock: send, then receive": (
         "deadlock", "all wait in a send",
         swap(("sending = dist.isend(give, dst=right)", "dist.send(give, dst=right)")),
@@ -343,6 +348,24 @@ def ring_all_gather(mine, lengths):
             pieces[o] = piece
     return torch.cat([pieces[r] for r in range(n)])
 """,
+    ),
+    "padded to the longest piece": (
+        "bytes", "you pad",
+        """
+def ring_all_gather(mine, lengths):
+    n, longest = len(lengths), max(lengths)
+    pieces = [mine.new_zeros(longest) for _ in lengths]
+    pieces[rank][: len(mine)] = mine
+    for step in range(n - 1):
+        sending = dist.isend(pieces[(rank - step) % n], dst=(rank + 1) % n)
+        dist.recv(pieces[(rank - step - 1) % n], src=(rank - 1) % n)
+        sending.wait()
+    return torch.cat([piece[:length] for piece, length in zip(pieces, lengths)])
+""",
+    ),
+    "in float32, whatever the type": (
+        "result", "the others are lost",
+        swap(("    pieces = ", "    mine = mine.float()\n    pieces = ")),
     ),
     "a list": (
         "result", "return one tensor",
@@ -430,6 +453,10 @@ def all_to_all(rows, n):
     "only the two neighbours": (
         "result", "sends only to ranks 1, 3",
         swap(("range(1, n)", "{1, n - 1} - {0, n}")),
+    ),
+    "in float32, whatever the type": (
+        "result", "the others are lost",
+        swap(("    result = ", "    rows = rows.float()\n    result = ")),
     ),
     "deadlock: send to all, then receive": (
         "deadlock", "all wait in a send",

@@ -10,7 +10,7 @@ from torch import Tensor
 from utils import model
 from utils.check.judge import Difference, Pieces, assembled, factor, rms, whole
 from utils.check.piece import Held
-from utils.check.reference import Expected, Reference, Tensors
+from utils.check.reference import Expected, Reference, Tensors, total_norm
 
 Cause = tuple[str, str]
 
@@ -70,7 +70,8 @@ def _same(pieces: Mapping[str, Held], network: model.GPT, config: model.Config) 
 
 def of_gradients(scene: Scene, off: Sequence[Difference]) -> Cause:
     """Explain gradients that are off, the most telling pattern first."""
-    for look in (_constant, _tied, _not_zeroed, _unsynchronised, _another_loss, _some_constant, _some_ranks):
+    for look in (_constant, _tied, _not_zeroed, _unsynchronised, _another_loss, _clipped_apart, _some_constant,
+                 _some_ranks):
         if found := look(scene, off):
             return found
     return "unknown", "The pattern is none of the usual ones. Look at how the batch is split and what is added up."
@@ -86,6 +87,9 @@ def _constant(scene: Scene, off: Sequence[Difference]) -> Cause | None:
         return "sign", "Every gradient has the wrong sign."
     n, size, counted = scene.ranks, len(scene.tokens), int((scene.targets != -100).sum())
     head = f"Every gradient is {_times(c)}"
+    if scene.config.clip is not None and near(c, scene.config.clip / scene.expected.norm, 0.001):
+        return "clip", (f"{head}: together they have the norm config.clip = {scene.config.clip:g}. These are the "
+                        "clipped ones; return from `gradients()` copies that were taken before clipping.")
     parts = any(not set(held) & set(scene.gradients[0]) for held in scene.gradients[1:])  # ranks hold no copies
     if near(c, n) and not parts:
         return "sum", (f"{head}: that is the number of ranks. The gradients of the ranks were added up; the loss is a "
@@ -184,6 +188,32 @@ def _another_loss(scene: Scene, off: Sequence[Difference]) -> Cause | None:
         c = factor(mine, other, residual=0.005)
         if c is not None and near(c, 1.0):
             return cause, words
+    return None
+
+
+def _clipped_apart(scene: Scene, off: Sequence[Difference]) -> Cause | None:
+    """Each rank clips the gradient of its own share, and the clipped ones are added up or averaged."""
+    clip = scene.config.clip
+    if clip is None:
+        return None
+    total, before = int((scene.targets != -100).sum()), scene.expected.before
+    shares: list[tuple[int, Tensors]] = []
+    for tokens, targets in zip(*(t.tensor_split(scene.ranks) for t in (scene.tokens, scene.targets)), strict=True):
+        def summed(network: model.GPT, tokens: Tensor = tokens, targets: Tensor = targets) -> Tensor:
+            return model.loss(network(tokens), targets, reduction="sum")
+        shares.append((int((targets != -100).sum()), scene.reference.gradients_of(before, summed)))
+    mine = assembled(scene.gradients, scene.expected.gradients, scene.config)
+    for divide, weigh in ((lambda _: total, lambda _: 1.0), (lambda count: count, lambda _: 1 / scene.ranks),
+                          (lambda count: count, lambda count: count / total)):
+        other = {n: torch.zeros_like(g) for n, g in scene.expected.gradients.items()}
+        for count, gradients in shares:
+            own = {n: g / max(divide(count), 1) for n, g in gradients.items()}
+            scale = weigh(count) * min(1.0, clip / (total_norm(own) + 1e-6))
+            other = {n: other[n] + scale * own[n] for n in other}
+        c = factor(mine, other, residual=0.005)
+        if c is not None and near(c, 1.0):
+            return "clip", ("Right without clipping, wrong with it: each rank clips the gradient of its own share, and "
+                            "the clipped ones are combined. Combine the gradients first, then clip the whole.")
     return None
 
 

@@ -28,12 +28,13 @@ class Case:
     salt: int = 0
 
     def numbers(self, rank: int) -> list[float]:
-        """Return what `rank` holds at the start: whole numbers, so that sums are exact.
+        """Return what `rank` holds at the start: numbers whose sums are exact in their type; float64 in no smaller one.
 
         They differ by rank, position and trial: what an unfilled buffer still holds from the trial before is wrong.
         """
         length = self.lengths[rank] if self.lengths else self.length
-        return [float(self.salt * 100_000 + (rank + 1) * 1000 + position + 1) for position in range(length)]
+        fine = 2.0**-30 if self.dtype == "float64" else 0.0
+        return [self.salt * 100_000 + (rank + 1) * 1000 + position + 1 + fine for position in range(length)]
 
     @property
     def itemsize(self) -> int:
@@ -169,6 +170,8 @@ def _wrong_sum(
             "`tensor` still holds what it held before the call. Like dist.all_reduce, leave the sum in the tensor that "
             "was handed in; a copy or a new tensor stays inside the function."
         )
+    if finding := _lost_digits(case, held, [total] * case.n):
+        return finding
     if all([value * case.n for value in values] == total for values in held):
         return "result", f"Every number is 1/{case.n} of the sum: you return the mean. All-reduce adds; do not divide."
     # By position: on how many ranks is the sum in place, and does any number go beyond it?
@@ -210,6 +213,20 @@ def _wrong_sum(
     return "result", f"{case}: the ranks do not hold the sum. First off: position {_first_off(held, total)}."
 
 
+def _lost_digits(case: Case, held: Sequence[Sequence[float]], expected: Sequence[Sequence[float]]) -> Finding | None:
+    """Find numbers of 8 bytes that are right to the digits of a smaller type only."""
+    close = all(
+        len(values) == len(right) and all(math.isclose(a, b, rel_tol=1e-2) for a, b in zip(values, right, strict=True))
+        for values, right in zip(held, expected, strict=True)
+    )
+    if case.dtype != "float64" or not close:
+        return None
+    return "result", (
+        f"{case} of float64: right in the first digits, and the others are lost. On the way the numbers were turned "
+        "into a type with fewer: send and add them in the type in which they came."
+    )
+
+
 def _first_off(held: Sequence[Sequence[float]], total: Sequence[float]) -> str:
     for p, value in enumerate(total):
         for rank, values in enumerate(held):
@@ -240,6 +257,8 @@ def judge_all_gather(case: Case, by_rank: Sequence[Seen], before: Sequence[Case]
     if any(seen.returned is None for seen in by_rank):
         return "result", f"The function returns {by_rank[0].kind}; return one tensor, all pieces in the order of rank."
     if off := _who_differs(by_rank, [whole] * case.n, "returned"):
+        if finding := _lost_digits(case, [seen.returned or [] for seen in by_rank], [whole] * case.n):
+            return finding
         got = by_rank[off[0]].returned or []
         if sorted(got) == sorted(whole):
             return "result", (
@@ -270,6 +289,11 @@ def judge_all_gather(case: Case, by_rank: Sequence[Seen], before: Sequence[Case]
         neighbours = {case.lengths[(rank + 1) % case.n], case.lengths[(rank - 1) % case.n]}
         enough = size - min(neighbours) * case.itemsize
         if case.n > 1 and sent > enough:
+            if {s for one in by_rank for _, s in one.messages()} == {max(case.lengths) * case.itemsize}:
+                return "bytes", (
+                    f"{case}: every message has {max(case.lengths)} numbers, the length of the longest piece: you pad. "
+                    f"Rank {rank} sends {sent} bytes where {enough} are enough; send only lengths[owner] numbers."
+                )
             return "bytes", (
                 f"{case}: rank {rank} sends {sent} bytes where {enough} are enough. Send one piece in each step, not "
                 "all that you have gathered so far."
@@ -284,6 +308,8 @@ def judge_all_to_all(case: Case, by_rank: Sequence[Seen], before: Sequence[Case]
     if any(seen.returned is None for seen in by_rank):
         return "result", f"The function returns {by_rank[0].kind}; return a tensor of the same shape as `rows`."
     if off := _who_differs(by_rank, expected, "returned"):
+        if finding := _lost_digits(case, [seen.returned or [] for seen in by_rank], expected):
+            return finding
         rank = off[0]
         got = by_rank[rank].returned or []
         # Who was written to comes first: rows that never came hold what their memory held before.

@@ -117,6 +117,7 @@ class Seen:
     returned: Any = None
     tensors: dict[str, Tensor] = field(default_factory=dict)  # parameters after training, or gradients
     calls: list[tuple[str, int]] = field(default_factory=list)  # operation, bytes handed over
+    before: int | None = None  # how many of the calls came before the end of the first forward pass
     alive: int = 0  # forward passes whose activations were held at once
     largest: int = 0  # sequences in one forward pass
 
@@ -127,6 +128,15 @@ class Seen:
     def sent_except(self, *operations: str) -> int:
         """Return the bytes handed to other operations than these."""
         return sum(size for op, size in self.calls if op not in operations)
+
+
+def on_a_ring(calls: Sequence[tuple[str, int]], n: int) -> float:
+    """Return what the calls send in a ring of n ranks, in units of (n - 1)/n bytes: an all-reduce sends its payload
+    twice, a reduce-scatter once, an all-gather the whole that it brings together once.
+    """
+    weights = {"all_reduce": 2.0, "all_gather": n, "all_gather_single": n, "gather": n, "recv": 0.0}
+    weights["send"] = n / max(n - 1, 1)
+    return sum(weights.get(op, 1.0) * size for op, size in calls)
 
 
 def run_case(name: str, case: Case) -> Seen | None:
@@ -178,11 +188,12 @@ def world_of(n: int, namespace: dict[str, Any]) -> Iterator[bool]:
 
 
 def _watch_graphs(network: Any, seen: Seen) -> None:
-    """Count the forward passes whose backward has not come yet."""
+    """Count the forward passes whose backward has not come yet, and note when the first one came."""
     alive = 0
 
     def forward(_: Any, inputs: tuple[Any, ...], output: Any) -> None:
         nonlocal alive
+        seen.before = len(seen.calls) if seen.before is None else seen.before
         seen.largest = max(seen.largest, len(inputs[0]))
         if output.requires_grad and len(inputs[0]):
             alive += 1

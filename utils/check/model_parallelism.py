@@ -114,7 +114,8 @@ def _not_a_cut(answer: Any, costs: Sequence[float], parts: int) -> Finding | Non
         return "result", f"Return a list of parts, each a list of layer numbers; got {type(answer).__name__} ({asked})."
     layers = [layer for part in pieces for layer in part]
     if len(pieces) != parts:
-        return "result", f"{asked}: you return {len(pieces)} parts."
+        few = " Filling up to the mean can use fewer parts: then force the rest open, each with a layer."
+        return "result", f"{asked}: you return {len(pieces)} parts.{few * (len(pieces) < parts)}"
     if any(not part for part in pieces):
         return "result", f"{asked}: a part is empty, so its rank has nothing to do. Leave at least one layer for each."
     if sorted(layers) != list(range(len(costs))):
@@ -163,7 +164,8 @@ def idle_share(function: Callable[[list[float], list[float], int], float]) -> No
     """The idle share of a pipeline that sends all micro-batches forward, then all back; held against a replay."""
     done: list[str] = []
     for kind, forward, backward, m in _idle_cases():
-        answer = function(list(forward), list(backward), m)
+        given = function(list(forward), list(backward), m)
+        answer = given.item() if hasattr(given, "item") else given  # NumPy's and PyTorch's numbers are numbers too
         if not isinstance(answer, float | int) or isinstance(answer, bool):
             return NotYet("result", f"Return a number between 0 and 1; got {type(answer).__name__}.")
         right = idle_share_of(replay(pipeline(forward, backward, m)), len(forward))
@@ -207,6 +209,8 @@ def _why_idle(kind: str, forward: Sequence[float], backward: Sequence[float], m:
     def close(value: float) -> bool:
         return math.isclose(got, value, abs_tol=1e-6)
 
+    if p > 1 and math.isclose(got, 100 * right, rel_tol=1e-3):
+        return lead + "That is a percentage. Return a share between 0 and 1."
     if close(1 - right):
         return lead + "That is the share in which the parts work; the idle share is the rest."
     if close((p * span - work) / work) or (kind != "split" and close((p - 1) / m)):

@@ -122,7 +122,11 @@ def _kind(value: Any) -> str:
 # ---------------------------------------------------------------------------------------------------------- accumulate
 
 # sequences, size of a micro-batch, are some targets left out (-100)?
-BATCHES = ((8, 4, False), (10, 4, False), (3, 8, False), (10, 4, True))
+BATCHES = ((8, 4, False), (10, 4, False), (3, 8, False), (10, 4, True), (13, 4, True))  # the last: a part without any
+_NO_MEAN = (
+    "In one micro-batch no target counts, and a mean over none is 0 / 0: take the sum (`reduction=\"sum\"`), and "
+    "divide by the targets that count in the whole batch."
+)
 _SUM_MISTAKE = "Each micro-batch counts as much as it has tokens."
 
 
@@ -133,7 +137,7 @@ def accumulation_case(sequences: int, masked: bool) -> tuple[nn.Module, Tensor, 
     tokens, targets = model.batch(3, sequences, context=32)
     if masked:
         for row in range(sequences):
-            targets[row, 32 - 3 * row :] = -100  # row 0 keeps all its targets, later rows fewer and fewer
+            targets[row, max(0, 32 - 3 * row) :] = -100  # row 0 keeps all, later rows fewer, from 11 on none
     return model.GPT(model.Config(layers=2, width=32, context=32), seed=0), tokens, targets
 
 
@@ -251,7 +255,7 @@ def _gradient_mistakes(sequences: int, size: int, masked: bool) -> dict[str, Ten
 
     network, tokens, targets = accumulation_case(sequences, masked)
     parts = list(zip(tokens.split(size), targets.split(size), strict=True))
-    means = torch.stack([whole_batch(network, *part)[1] for part in parts])
+    means = torch.stack([whole_batch(network, *part)[1].nan_to_num(0.0) for part in parts])
     rows = torch.tensor([float(len(part)) for part, _ in parts])
     counts = torch.tensor([float((wanted != -100).sum()) for _, wanted in parts])
     sums = means * counts[:, None]
@@ -280,6 +284,8 @@ def _judge_loss(answer: Any, right: float, sequences: int, size: int) -> tuple[s
     number = _number(answer)
     if math.isclose(number, right, rel_tol=1e-4):
         return None
+    if math.isnan(number):
+        return "result", f"The gradients are right, the loss returned is NaN. {_NO_MEAN}"
     return "result", (
         f"The gradients are right, the loss returned is not: {number:.3f}, and the mean over the batch is {right:.3f}."
     )

@@ -149,7 +149,8 @@ def judge_messages(case: Case, by_part: Sequence[Seen]) -> Finding | None:
         rank = case.chain[place]
         neighbours = {case.chain[k] for k in (place - 1, place + 1) if 0 <= k < len(case.chain)}
         collectives = [op for op, *_ in seen.log if op not in ("send", "recv", "forward", "backward")]
-        if [op for op in collectives if not op.startswith("allreduce")]:
+        # The two gradients of the tied weight may meet by all-gather as well: over two ranks it sends the same bytes.
+        if [op for op in collectives if not op.startswith(("allreduce", "allgather") if rank in ends else "allreduce")]:
             return "messages", (
                 f"{case}: rank {rank} calls {collectives[0]}. What crosses a cut concerns two ranks: send and receive; "
                 "only the tied weight needs a sum over its group."

@@ -26,6 +26,7 @@ def promise(network: Any, tokens: Any, ranks: int) -> Drawn:
         part = ".".join(name.split(".")[:2]) if name.startswith("blocks") else name.split(".")[0]
         sizes[part] = sizes.get(part, 0) + parameter.numel()
     shards = [len(shard) for shard in tokens.tensor_split(ranks)]
+    total = sum(sizes.values())
     fig, (left, right) = figures.new(1, 2, width=7.6, height=3.6, width_ratios=[1, 1.3])
     edges = (0, tokens.shape[1], len(tokens), 0)
     left.imshow(tokens, aspect="auto", cmap="Greys", interpolation="nearest", extent=edges)
@@ -40,18 +41,20 @@ def promise(network: Any, tokens: Any, ranks: int) -> Drawn:
     left.grid(False)
     for rank in range(ranks):
         bottom = 0.0
-        for size in sizes.values():
+        for name, size in sizes.items():
             right.bar(rank, size / 1e3, 0.72, bottom, color=figures.colour(rank), alpha=0.35, edgecolor="black",
                       linewidth=0.6)
+            if size > total / 10:
+                right.text(rank, (bottom + size / 2e3), name.replace("blocks.", "block "), ha="center", va="center",
+                           fontsize=8)
             bottom += size / 1e3
     right.set(title=f"{ranks} whole copies of one model", ylabel="parameters (thousands), piece by piece",
               xticks=range(ranks), xticklabels=[f"rank {rank}" for rank in range(ranks)])
     right.grid(False, axis="x")
-    total = sum(sizes.values())
     return fig, (
         f"Left: one batch of {len(tokens)} sequences of {tokens.shape[1]} characters, cut into {ranks} shards of "
         f"{_listed(shards)}. Right: {ranks} equal stacks, for every rank holds all {total:,} parameters, in "
-        f"{len(sizes)} pieces."
+        f"{len(sizes)} pieces: {_listed([name.replace('blocks.', 'block ') for name in sizes])}."
     )
 
 
@@ -112,7 +115,7 @@ def factor(runs: Mapping[str, Mapping[str, Sequence[float]]]) -> Drawn:
                     linewidth=3 if index == 0 else 1.8)
         lost = next((step for step, loss in enumerate(run["sum"]) if not math.isfinite(loss)), None)
         if lost is not None:
-            ax.text(0.95, 0.7, f"sum: NaN\nfrom step {lost}", transform=ax.transAxes, ha="right")
+            ax.text(0.95, 0.84, f"sum: NaN\nfrom step {lost}", transform=ax.transAxes, ha="right")
         ax.set(title=title, xlabel="step")
         last = {name: "NaN" if not math.isfinite(losses[-1]) else f"{losses[-1]:.1f}" for name, losses in run.items()}
         ends = f"mean ends at {last['mean']}, sum at {last['sum']}"

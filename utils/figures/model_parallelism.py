@@ -63,9 +63,10 @@ def _bars(ax: Axes, pieces: Sequence[Piece], parts: int, scale: float, longest: 
         left, width = (start - begin) * scale, (end - start) * scale
         ax.barh(part, width, left=left, height=0.74, color=figures.colour(number), edgecolor="white", linewidth=0.6,
                 hatch=figures.pattern(number), alpha=0.9)  # fmt: skip
-        if several and width > longest / 45:
+        if several and width > longest / 100:
             box = {"boxstyle": "round,pad=0.12", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
-            ax.text(left + width / 2, part, str(micro), ha="center", va="center", fontsize=7, bbox=box)
+            size = 7 if width > longest / 45 else 6
+            ax.text(left + width / 2, part, str(micro), ha="center", va="center", fontsize=size, bbox=box)
     ax.set_xlim(0, longest * 1.01)
     ax.set_ylim(parts - 0.4, -0.6)
     ax.set_yticks(range(parts), [f"rank {part}" for part in range(parts)])

@@ -249,10 +249,11 @@ def message_times(sizes: Values, seconds: Values, alpha: float, beta: float) -> 
     axes.loglog(sizes, micro, "o", color=figures.colour(0), label="measured")
     axes.loglog(sizes, model, "-", color=figures.colour(5), label="alpha + size / beta")
     axes.axvline(alpha * beta, color="#555555", linestyle=":", linewidth=1.2)
-    axes.annotate(f" alpha x beta = {_size(alpha * beta)}", (alpha * beta, micro[0]), fontsize=9, va="bottom")
+    words, beside = f"alpha x beta = {_size(alpha * beta)} ", axes.get_xaxis_transform()  # above the flat part
+    axes.text(alpha * beta, 0.6, words, transform=beside, fontsize=9, ha="right", va="center")
     axes.set_xlabel("size of the message (bytes)")
     axes.set_ylabel("time, one way (µs)")
-    axes.legend()
+    axes.legend(loc="upper left")
     worst = max(max(m / t, t / m) for m, t in zip(model, micro, strict=True))
     text = (
         f"Time of one message by size, both axes logarithmic: {micro[0]:.0f} microseconds for {_size(sizes[0])}, "

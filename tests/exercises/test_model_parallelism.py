@@ -156,6 +156,9 @@ MICRO: Wrong = {
     "returns the loss of the last micro-batch": (
         swap(("sum(out.item() for _, out in kept)", "kept[-1][1].item()")), "result", "Weigh each micro-batch's loss",
     ),
+    "nobody waits for what isend has begun": (
+        swap(("    [work.wait() for work in sends]\n", "")), "messages", "isend without wait",
+    ),
     "send against send": (
         lambda code: ALTERNATING, "deadlock", "both wait in a send to each other",
     ),
@@ -309,6 +312,11 @@ GATHERED = """        both = [torch.empty_like(weight) for _ in range(2)]
         weight.grad = both[0] + both[1]"""
 OTHER_FORMS = {
     "the tied gradients by all-gather": ("across_the_cuts", swap((SUM, GATHERED))),
+    "messages in batches of one": (
+        "in_micro_batches",
+        swap(("sends.append(dist.isend(out.detach(), after))",
+              "sends += dist.batch_isend_irecv([dist.P2POp(dist.isend, out.detach(), after)])")),
+    ),
     "a number of NumPy": (
         "idle_share",
         swap(("    return ", "    import numpy as np\n    return np.float32("), ("* total)", "* total))")),

@@ -66,9 +66,23 @@ def _run(name: str, cases: Sequence[Case]) -> NotYet | NotAttempted | None:
             return NotAttempted()
         by_part = _by_part(case, answers)
         finding = judge_result(case, by_part, done) or judge_messages(case, by_part) or judge_order(case, by_part)
+        finding = finding or _unwaited(case, by_part)
         if finding:
             return NotYet(*finding)
         done.append(case)
+    return None
+
+
+def _unwaited(case: Case, by_part: Sequence[Seen]) -> Finding | None:
+    """Look for sends whose end nobody awaits."""
+    for place, seen in enumerate(by_part):
+        if seen.unwaited:
+            begun = f"{seen.unwaited} message{'s' * (seen.unwaited > 1)}"
+            return "messages", (
+                f"{case}: rank {case.chain[place]} begins {begun} with isend and never waits for the end: isend "
+                "without wait(). Until then the tensor must neither change nor go. "
+                "Keep each work and its tensor, and call work.wait() at the end."
+            )
     return None
 
 

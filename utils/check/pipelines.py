@@ -7,9 +7,10 @@ tiny). The kernel then judges what all ranks saw.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -75,6 +76,7 @@ class Seen:
     gradients: dict[str, str] = field(default_factory=dict)  # how each compares: see `compare`
     returned: str = ""  # "none", "right", "times 0.5", or what it is
     finished: bool = False
+    unwaited: int = 0  # sends that were begun (isend) and never asked whether they are done
 
     def messages(self, operation: str = "send") -> list[tuple[int, int]]:
         """Return (other rank, bytes) of the messages sent, or received, in their order."""
@@ -123,13 +125,50 @@ def run_trial(name: str, case: Case) -> Seen | str:
     group = tied if place in (0, len(case.chain) - 1) else None
     note_work(part, seen.log)
     try:
-        with recorder(seen.log):
+        with recorder(seen.log), _watch_sends(seen):
             value = engine.namespace()[name](part, tokens, targets, *case.arguments(place), before, after, group)
     except NotImplementedError:
         return "not written"
     compare_all(case, part, value, seen)
     seen.finished = True
     return seen
+
+
+@contextlib.contextmanager
+def _watch_sends(seen: Seen) -> Iterator[None]:
+    """Count the messages of isend whose Work is dropped: nobody waits for it, nor asks whether it is done."""
+    import torch.distributed as dist
+    from torch._C._distributed_c10d import Work
+
+    begun: list[Any] = []
+    asked: set[int] = set()
+    isend, kept = dist.isend, {name: getattr(Work, name) for name in ("wait", "get_future", "is_completed")}
+
+    def begin(*args: Any, **kwargs: Any) -> Any:
+        begun.append(isend(*args, **kwargs))
+        return begun[-1]
+
+    def asking(original: Any) -> Any:
+        def ask(work: Any, *args: Any, **kwargs: Any) -> Any:
+            asked.add(id(work))
+            return original(work, *args, **kwargs)
+        return ask
+
+    modules = (dist, dist.distributed_c10d)  # P2POp compares with the second
+    try:
+        for module in modules:
+            module.isend = begin  # type: ignore[attr-defined]
+        for name, original in kept.items():
+            setattr(Work, name, asking(original))
+        yield
+        seen.unwaited = sum(id(work) not in asked for work in begun)
+    finally:
+        for module in modules:
+            module.isend = isend  # type: ignore[attr-defined]
+        for name, original in kept.items():
+            setattr(Work, name, original)
+        for work in begun if seen.unwaited else ():
+            work.wait()
 
 
 def last_seen() -> Seen:

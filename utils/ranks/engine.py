@@ -24,7 +24,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from utils.ranks import trace
 from utils.ranks.table import Table
@@ -263,8 +263,7 @@ def where() -> Reply:
     from utils.ranks import calls
 
     main = threading.main_thread().ident
-    frame = sys._current_frames().get(main or 0)
-    frames, via = trace.stack(frame)
+    frames, via, at = _seen(main)
     book, store = calls.now.book, me.store
     reply: Reply = {"cell": me.cell, "frames": frames, "freed": me.freed, "wait": None}
     if book is None or not me.cell:
@@ -275,12 +274,33 @@ def where() -> Reply:
         reply["wait"] = {"serial": serial, "sure": True, "call": call.plain(), "op": call.via or call.op}
     elif main in store.waiting:
         reply["wait"] = {"serial": f"store {store.waits}", "sure": True, "call": None, "op": via or "new_group"}
-    elif frame is not None and "/torch/" in frame.f_code.co_filename.replace("\\", "/"):
-        reply["wait"] = _inferred(frame, via)
+    elif "/torch/" in at.file.replace("\\", "/"):
+        reply["wait"] = _inferred(at, via)
     return reply
 
 
-def _inferred(frame: Any, via: str) -> Reply | None:
+class At(NamedTuple):
+    """Where the main thread stands in Python: file, function, and the number of its instruction."""
+
+    file: str = ""
+    function: str = ""
+    instruction: int = -1
+
+
+def _seen(main: int | None) -> tuple[list[Any], str, At]:
+    """Return the main thread's lines in cells, what it called, and where it stands.
+
+    Its frames are let go of on return: while another thread holds a frame, so do the frame's variables hold their
+    tensors, and memory that the cell has given up would still be counted.
+    """
+    frame = sys._current_frames().get(main or 0)
+    frames, via = trace.stack(frame)
+    if frame is None:
+        return frames, via, At()
+    return frames, via, At(frame.f_code.co_filename, frame.f_code.co_name, frame.f_lasti)
+
+
+def _inferred(at: At, via: str) -> Reply | None:
     """Return what the main thread waits for in PyTorch's C++, if it is asleep there for something known."""
     from utils.ranks import calls
 
@@ -288,8 +308,8 @@ def _inferred(frame: Any, via: str) -> Reply | None:
     asleep = _asleep()
     if not asleep or book is None:
         return None
-    wait: Reply = {"serial": f"{asleep} {frame.f_lasti}", "sure": False}
-    if frame.f_code.co_name == "_new_process_group_helper":  # connecting to ranks that make another group
+    wait: Reply = {"serial": f"{asleep} {at.instruction}", "sure": False}
+    if at.function == "_new_process_group_helper":  # connecting to ranks that make another group
         return {**wait, "call": None, "op": via}
     book.prune()
     if not book.pending:

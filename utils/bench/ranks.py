@@ -175,6 +175,7 @@ def _torchrun(n: int) -> dict[str, Any]:
         "import os, sys, torch, torch.distributed as dist\ntorch.set_num_threads(1)\ndist.init_process_group('gloo')\n"
         "dist.all_reduce(torch.ones(3))\nif dist.get_rank() == 0:\n    print('ready', flush=True)\n"
         "if sys.argv[1:]:\n    import time; time.sleep(4)\n"
+        "dist.barrier()\ndist.destroy_process_group()\n"  # who leaves at once breaks the others' connections
     )
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={n}", "--standalone", str(script)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -2,7 +2,7 @@
 
 In `tests/exercises/test_<lesson>.py`:
 
-    from tests.exercises.sides import Sides
+    from tests.exercises.sides import Sides, swap
 
     SIDES = Sides("02_ranks_and_collectives")            # a notebook in solutions/
 
@@ -10,7 +10,7 @@ In `tests/exercises/test_<lesson>.py`:
     def test_solution():    SIDES.solution_passes("ring_all_reduce")
 
     @pytest.mark.parametrize(("wrong", "what", "hint"), [
-        (lambda code: code.replace("% n", ""), "error", "right neighbour"),     # the solution, changed
+        (swap(("% n", "")), "error", "right neighbour"),     # the solution, changed
         ("def ring_all_reduce(tensor, n): ...", "result", "the mean"),          # or a whole answer
     ])
     def test_wrong(wrong, what, hint):
@@ -18,8 +18,8 @@ In `tests/exercises/test_<lesson>.py`:
 
     def test_list():        SIDES.enough_wrong_answers("ring_all_reduce", [... the same list ...])
 
-A function that the solution notebook defines in a `%%ranks` cell is run on the ranks (start them in a fixture), any
-other in a namespace of its own, after the notebook's unmarked cells that `before` names by their ids.
+A function that the solution notebook defines in a `%%ranks` cell is run on the ranks (the fixture `four_ranks`
+starts them), any other in a namespace of its own, after the notebook's unmarked cells that `before` names by their ids.
 """
 from __future__ import annotations
 
@@ -35,6 +35,18 @@ from utils.check.verdict import Verdict
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MAGIC = re.compile(r"%%ranks[^\n]*\n")
+
+
+def swap(*pairs: tuple[str, str]) -> Callable[[str], str]:
+    """Change the solution: replace each first text, which must be there, by the second."""
+
+    def change(code: str) -> str:
+        for old, new in pairs:
+            assert old in code, f"the solution has no {old!r} any more"
+            code = code.replace(old, new)
+        return code
+
+    return change
 
 
 class Sides:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.exercises.sides import Sides
+from tests.exercises.sides import Sides, swap
 from utils import plan
 from utils.check import choosing_a_layout as checks
 
@@ -20,38 +20,33 @@ def test_the_solution_passes(function):
     SIDES.solution_passes(function)
 
 
-def swap(old, new):
-    """Return a change of the solution: `old` becomes `new`."""
-    return lambda code: code.replace(old, new)
-
-
 ALL_SHARED = """
 def zero_bytes(parameters, model_ranks, data_ranks, stage):
     held = -(-parameters // model_ranks)
     return 18 * (-(-held // data_ranks) if stage else held)
 """
 ZERO = [
-    (swap("4 * (share", "2 * (share"), "result", "Gradients are kept in 32 bits"),
-    (swap("12 * (share", "8 * (share"), "result", "Adam's states are 12 bytes"),
+    (swap(("4 * (share", "2 * (share")), "result", "Gradients are kept in 32 bits"),
+    (swap(("12 * (share", "8 * (share")), "result", "Adam's states are 12 bytes"),
     (ALL_SHARED, "result", "as soon as the stage is above 0"),
     (lambda code: code.replace(">= 1", ">= 0").replace(">= 2", ">= 1").replace(">= 3", ">= 2"), "result",
      "one too far"),
     (lambda code: code.replace(">= 3", ">= 4").replace(">= 2", ">= 3").replace(">= 1", ">= 2"), "result",
      "one too late"),
-    (swap("stage >= 3", "stage >= 4"), "result", "Stage 3 shares the parameters too"),
-    (swap("held = -(-parameters // model_ranks)", "held = parameters"), "result", "divide the model first"),
+    (swap(("stage >= 3", "stage >= 4")), "result", "Stage 3 shares the parameters too"),
+    (swap(("held = -(-parameters // model_ranks)", "held = parameters")), "result", "divide the model first"),
     (lambda code: code.replace("if stage >= 3 else held", "").replace("if stage >= 2 else held", "")
      .replace("if stage >= 1 else held", ""), "result", "without ZeRO each holds all of it"),
     (lambda code: code.replace("-(-parameters // model_ranks)", "parameters // model_ranks")
      .replace("-(-held // data_ranks)", "held // data_ranks"), "result", "are rounded up"),
     (lambda code: code.replace("-(-parameters // model_ranks)", "parameters / model_ranks")
      .replace("-(-held // data_ranks)", "held / data_ranks"), "result", "divide without rounding"),
-    (swap("return total + 12 * (share if stage >= 1 else held)",
-          "return (total + 12 * (share if stage >= 1 else held)) / 1e9"), "result", "not gigabytes"),
-    (swap("return total + 12 * (share if stage >= 1 else held)",
-          "return (total + 12 * (share if stage >= 1 else held)) * model_ranks * data_ranks"), "result",
+    (swap(("return total + 12 * (share if stage >= 1 else held)",
+          "return (total + 12 * (share if stage >= 1 else held)) / 1e9")), "result", "not gigabytes"),
+    (swap(("return total + 12 * (share if stage >= 1 else held)",
+          "return (total + 12 * (share if stage >= 1 else held)) * model_ranks * data_ranks")), "result",
      "the whole cluster's bytes"),
-    (swap("return total +", "total +"), "result", "is there a `return`"),
+    (swap(("return total +", "total +")), "result", "is there a `return`"),
     ("def zero_bytes(parameters, model_ranks, data_ranks, stage):\n    return 7 * parameters", "result",
      "Take it apart"),
 ]  # fmt: skip
@@ -78,9 +73,9 @@ def exposed_seconds(layers, bandwidth, latency, bucket):
 EXPOSED = [
     (TRAFFIC.replace("RESULT", "traffic"), "result", "Nothing runs beside|time of all messages"),
     (TRAFFIC.replace("RESULT", "max(0.0, traffic - now)"), "result", "Traffic less backward pass"),
-    (swap("return free - now", "return free"), "result", "when the last message ends"),
+    (swap(("return free - now", "return free")), "result", "when the last message ends"),
     (PARALLEL, "result", "share one network"),
-    (swap("max(free, now)", "max(free, now - seconds)"), "result", "not when it begins"),
+    (swap(("max(free, now)", "max(free, now - seconds)")), "result", "not when it begins"),
     (lambda code: code.replace("now, free, waiting = 0.0, 0.0, 0", "now, free, waiting, inside = 0.0, 0.0, 0, 0")
      .replace("waiting += size", "waiting, inside = waiting + size, inside + 1")
      .replace("+ latency +", "+ inside * latency +").replace("waiting = 0\n", "waiting = inside = 0\n"), "result",
@@ -89,38 +84,39 @@ EXPOSED = [
                                                           "now, free, waiting, paid = 0.0, 0.0, 0, False")
      .replace("waiting / bandwidth", "waiting / bandwidth + (0 if paid else latency); paid = True"), "result",
      "latency once"),
-    (swap("+ latency", ""), "result", "The latency is missing"),
-    (swap("waiting >= bucket or number == len(layers) - 1", "True"), "result", "each layer by itself"),
-    (swap("waiting >= bucket", "waiting > bucket"), "result", "with just `bucket` bytes"),
+    (swap(("+ latency", "")), "result", "The latency is missing"),
+    (swap(("waiting >= bucket or number == len(layers) - 1", "True")), "result", "each layer by itself"),
+    (swap(("waiting >= bucket", "waiting > bucket")), "result", "with just `bucket` bytes"),
     (lambda code: code.replace(" or number == len(layers) - 1", "").replace("return free - now",
                                                                           "return max(0.0, free - now)"), "result",
      "was never sent"),
-    (swap("enumerate(layers)", "enumerate(layers[::-1])"), "result", "from the front"),
+    (swap(("enumerate(layers)", "enumerate(layers[::-1])")), "result", "from the front"),
     ("def exposed_seconds(layers, bandwidth, latency, bucket):\n    return latency + layers[-1][1] / bandwidth",
      "result", "last layer's message alone"),
     ("def exposed_seconds(layers, bandwidth, latency, bucket):\n    return 0.01", "result", "Keep two clocks"),
-    (swap("return free - now", "return layers[99]"), "error", "IndexError"),
+    (swap(("return free - now", "return layers[99]")), "error", "IndexError"),
 ]  # fmt: skip
 
 ESTIMATE = "plan.estimate(replace(model, layers=layers), cluster, layout, simulate=None)"
 DEEP = [
-    (swap(f"return {ESTIMATE}.fits", f"return {ESTIMATE}.memory_bytes <= cluster.gpu.memory"), "result",
+    (swap((f"return {ESTIMATE}.fits", f"return {ESTIMATE}.memory_bytes <= cluster.gpu.memory")), "result",
      "Part of a GPU's memory is not for you"),
-    (swap(f"return {ESTIMATE}.fits",
+    (swap((f"return {ESTIMATE}.fits",
           f"e = {ESTIMATE}\n        kinds = ('parameters', 'gradients', 'optimizer')\n"
-          "        return sum(e.memory[kind] for kind in kinds) <= e.limit_bytes"), "result", "the states only"),
-    (swap(f"return {ESTIMATE}.fits",
+          "        return sum(e.memory[kind] for kind in kinds) <= e.limit_bytes")), "result", "the states only"),
+    (swap((f"return {ESTIMATE}.fits",
           f"e = {ESTIMATE}\n        held = [sum(rank.values()) for rank in e.memory.ranks]\n"
-          "        return sum(held) / len(held) <= e.limit_bytes"), "result", "Every stage has to fit, not their mean"),
+          "        return sum(held) / len(held) <= e.limit_bytes")),
+     "result", "Every stage has to fit, not their mean"),
     (lambda code: code.replace("return low", "return high").replace("return 0", "return 1"), "result",
      "the first number that does not fit"),
-    (swap("return low", "return low - 1"), "result", "One more still fits"),
-    (swap("return low", "return low // layout.pipeline * layout.pipeline"), "result",
+    (swap(("return low", "return low - 1")), "result", "One more still fits"),
+    (swap(("return low", "return low // layout.pipeline * layout.pipeline")), "result",
      "do not step by `pipeline`"),
-    (swap("return low", "return min(low, model.layers)"), "result", "given model are no limit"),
-    (swap("return low", "return min(low, 128)"), "result", "You stop too early"),
-    (swap("return low", "return low // layout.stages"), "result", "layers of one stage"),
-    (swap("return 0", "return 1"), "result", "not even one layer fits, return 0"),
+    (swap(("return low", "return min(low, model.layers)")), "result", "given model are no limit"),
+    (swap(("return low", "return min(low, 128)")), "result", "You stop too early"),
+    (swap(("return low", "return low // layout.stages")), "result", "layers of one stage"),
+    (swap(("return 0", "return 1")), "result", "not even one layer fits, return 0"),
     (lambda code: code.replace("return low", "return replace(model, layers=low).parameters")
      .replace("return 0", "return replace(model, layers=1).parameters"), "result", "not of parameters"),
     ("def most_layers(model, cluster, layout):\n    return 33", "result", "for one number after another"),

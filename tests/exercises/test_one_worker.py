@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.exercises.sides import Sides
+from tests.exercises.sides import Sides, swap
 from utils.check import one_worker
 
 SIDES = Sides("01_one_worker", before=["imports"])
@@ -19,37 +19,32 @@ def test_the_solution_passes(function):
     SIDES.solution_passes(function)
 
 
-def swap(old, new):
-    """Return a change of the solution: `old` becomes `new`."""
-    return lambda code: code.replace(old, new)
-
-
 RIGHT_WORK = "(6 * weights + attention) * tokens"
 WEIGHTS = "config.layers * 12 * config.width**2 + config.vocab * config.width"
 EVERY = f"{WEIGHTS} + config.context * config.width + config.layers * 10 * config.width + 2 * config.width"
 WORK = [
-    (swap(RIGHT_WORK, "(3 * weights + attention / 2) * tokens"), "result", "a multiply-add is two operations"),
-    (swap(RIGHT_WORK, "(2 * weights + attention / 3) * tokens"), "result", "forward pass alone"),
-    (swap(RIGHT_WORK, "(4 * weights + attention * 2 / 3) * tokens"), "result", "backward pass alone"),
-    (swap("sequences * config.context", "1"), "result", "That is one token"),
-    (swap("sequences * config.context", "config.context"), "result", "That is one sequence"),
-    (swap("sequences * config.context", "sequences"), "result", "as if each sequence were one token"),
-    (swap(RIGHT_WORK, "6 * weights * tokens"), "result", "Attention's own products are missing"),
+    (swap((RIGHT_WORK, "(3 * weights + attention / 2) * tokens")), "result", "a multiply-add is two operations"),
+    (swap((RIGHT_WORK, "(2 * weights + attention / 3) * tokens")), "result", "forward pass alone"),
+    (swap((RIGHT_WORK, "(4 * weights + attention * 2 / 3) * tokens")), "result", "backward pass alone"),
+    (swap(("sequences * config.context", "1")), "result", "That is one token"),
+    (swap(("sequences * config.context", "config.context")), "result", "That is one sequence"),
+    (swap(("sequences * config.context", "sequences")), "result", "as if each sequence were one token"),
+    (swap((RIGHT_WORK, "6 * weights * tokens")), "result", "Attention's own products are missing"),
     (lambda code: code.replace(WEIGHTS, EVERY).replace(RIGHT_WORK, "6 * weights * tokens"), "result",
      "6 × all parameters × tokens"),
-    (swap(WEIGHTS, EVERY), "result", "You counted every parameter"),
-    (swap(WEIGHTS, f"{WEIGHTS} + config.context * config.width"), "result", "counted the position embedding"),
-    (swap("config.vocab * config.width", "2 * config.vocab * config.width"), "result", "token embedding twice"),
-    (swap(" + config.vocab * config.width", ""), "result", "output layer is missing"),
-    (swap("12 * config.layers * config.context", "4 * config.layers * config.context"), "result",
+    (swap((WEIGHTS, EVERY)), "result", "You counted every parameter"),
+    (swap((WEIGHTS, f"{WEIGHTS} + config.context * config.width")), "result", "counted the position embedding"),
+    (swap(("config.vocab * config.width", "2 * config.vocab * config.width")), "result", "token embedding twice"),
+    (swap((" + config.vocab * config.width", "")), "result", "output layer is missing"),
+    (swap(("12 * config.layers * config.context", "4 * config.layers * config.context")), "result",
      "have a backward pass"),
-    (swap("12 * config.layers * config.context", "6 * config.layers * config.context"), "result", "two products"),
-    (swap("config.context * config.width\n", "config.context * config.width // config.heads\n"), "result",
+    (swap(("12 * config.layers * config.context", "6 * config.layers * config.context")), "result", "two products"),
+    (swap(("config.context * config.width\n", "config.context * config.width // config.heads\n")), "result",
      "width of one head"),
-    (swap("12 * config.layers * config.context", "12 * config.context"), "result", "belong to every block"),
-    (swap("config.layers * 12 *", "config.layers * 8 *"), "result", "12 × width² weights"),
-    (swap("config.context * config.width\n", "64 * config.width\n"), "result", "written into your function"),
-    (swap("return (", "("), "result", "is there a `return`"),
+    (swap(("12 * config.layers * config.context", "12 * config.context")), "result", "belong to every block"),
+    (swap(("config.layers * 12 *", "config.layers * 8 *")), "result", "12 × width² weights"),
+    (swap(("config.context * config.width\n", "64 * config.width\n")), "result", "written into your function"),
+    (swap(("return (", "(")), "result", "is there a `return`"),
     ("def count_work(config, sequences):\n    return 10**9", "result", "Take it apart"),
 ]  # fmt: skip
 
@@ -77,42 +72,43 @@ GRADIENTS = [
     (ACCUMULATE.replace("WEIGHT", "1 / max(1, len(tokens) // size)"), "result", "number of full micro-batches"),
     (ACCUMULATE.replace("WEIGHT", "len(some) / len(tokens)"), "result", "not by sequences"),
     (ACCUMULATE.replace("WEIGHT", "(wanted != -100).sum() / counted"), "result", "NaN. In one micro-batch"),
-    (swap("/ counted", "/ targets.numel()"), "result", "divide by all targets"),
-    (swap("/ counted", ""), "result", "sum over all targets"),
-    (swap("        loss.backward()", "        network.zero_grad()\n        loss.backward()"), "result",
+    (swap(("/ counted", "/ targets.numel()")), "result", "divide by all targets"),
+    (swap(("/ counted", "")), "result", "sum over all targets"),
+    (swap(("        loss.backward()", "        network.zero_grad()\n        loss.backward()")), "result",
      "Only the last micro-batch"),
-    (swap("/ counted", "/ counted * 3"), "result", "3 times the right one"),
-    (swap("tokens.split(size), targets.split(size), strict=True",
-          "tokens[: len(tokens) // size * size].split(size), targets.split(size)"), "result",
+    (swap(("/ counted", "/ counted * 3")), "result", "3 times the right one"),
+    (swap(("tokens.split(size), targets.split(size), strict=True",
+          "tokens[: len(tokens) // size * size].split(size), targets.split(size)")), "result",
      "mind those that are left"),
     (TOGETHER, "memory", "before the next one goes forward"),
-    (swap("some, wanted in zip(tokens.split(size), targets.split(size), strict=True)",
-          "some, wanted in [(tokens, targets)]"), "memory", "8 sequences went through at once"),
-    (swap("total += loss.item()", "total = total + loss"), "memory", "holds its graph"),
-    (swap("total += loss.item()", "total = loss.item()"), "result", "the loss returned is not"),
-    (swap("    return total", "    for p in network.parameters():\n        p.data -= 0.1 * p.grad\n    return total"),
+    (swap(("some, wanted in zip(tokens.split(size), targets.split(size), strict=True)",
+          "some, wanted in [(tokens, targets)]")), "memory", "8 sequences went through at once"),
+    (swap(("total += loss.item()", "total = total + loss")), "memory", "holds its graph"),
+    (swap(("total += loss.item()", "total = loss.item()")), "result", "the loss returned is not"),
+    (swap(("    return total", "    for p in network.parameters():\n        p.data -= 0.1 * p.grad\n    return total")),
      "result", "The parameters have changed"),
-    (swap("        loss.backward()", "        loss.detach()"), "result", "There are no gradients"),
-    (swap("/ counted", "/ counted * (1 + total)"), "result", "differs from that of the whole"),
+    (swap(("        loss.backward()", "        loss.detach()")), "result", "There are no gradients"),
+    (swap(("/ counted", "/ counted * (1 + total)")), "result", "differs from that of the whole"),
 ]  # fmt: skip
 
 SIZES = [
-    (swap("16 * parameters", "12 * parameters"), "result", "Twelve bytes"),
-    (swap("16 * parameters", "8 * parameters"), "result", "AdamW's states are missing"),
-    (swap("16 * parameters", "4 * parameters"), "result", "room for the parameters only"),
-    (swap("device - 16 * parameters", "device"), "result", "no room for the model at all"),
-    (swap("4 * numbers", "numbers"), "result", "numbers of activations, not bytes"),
-    (swap("config.layers * 16", "16"), "result", "kept in every block"),
-    (swap("4 * numbers * config.context", "4 * numbers"), "result", "every token of a sequence"),
-    (swap(" + 2 * config.width + config.vocab", ""), "result", "behind the blocks is missing"),
-    (swap("min(sequences, room // one_sequence)", "room // one_sequence"), "result", "more sequences than the batch"),
-    (swap("max(0, ", "max(1, "), "result", "not even one sequence fits"),
-    (swap("max(0, min(sequences, room // one_sequence))", "min(sequences, room // one_sequence)"), "result",
+    (swap(("16 * parameters", "12 * parameters")), "result", "Twelve bytes"),
+    (swap(("16 * parameters", "8 * parameters")), "result", "AdamW's states are missing"),
+    (swap(("16 * parameters", "4 * parameters")), "result", "room for the parameters only"),
+    (swap(("device - 16 * parameters", "device")), "result", "no room for the model at all"),
+    (swap(("4 * numbers", "numbers")), "result", "numbers of activations, not bytes"),
+    (swap(("config.layers * 16", "16")), "result", "kept in every block"),
+    (swap(("4 * numbers * config.context", "4 * numbers")), "result", "every token of a sequence"),
+    (swap((" + 2 * config.width + config.vocab", "")), "result", "behind the blocks is missing"),
+    (swap(("min(sequences, room // one_sequence)", "room // one_sequence")), "result", "more sequences than the batch"),
+    (swap(("max(0, ", "max(1, ")), "result", "not even one sequence fits"),
+    (swap(("max(0, min(sequences, room // one_sequence))", "min(sequences, room // one_sequence)")), "result",
      "not a negative number"),
-    (swap("room // one_sequence", "-(-room // one_sequence)"), "result", "Rounded up"),
-    (swap("room // one_sequence", "room / one_sequence"), "result", "a whole number"),
-    (swap("return max(0, min(sequences, room // one_sequence))",
-          "return -(-sequences // max(1, min(sequences, room // one_sequence)))"), "result", "number of micro-batches"),
+    (swap(("room // one_sequence", "-(-room // one_sequence)")), "result", "Rounded up"),
+    (swap(("room // one_sequence", "room / one_sequence")), "result", "a whole number"),
+    (swap(("return max(0, min(sequences, room // one_sequence))",
+          "return -(-sequences // max(1, min(sequences, room // one_sequence)))")),
+     "result", "number of micro-batches"),
     ("def largest_micro_batch(config, parameters, sequences, device):\n    return 7", "result", "what is fixed"),
 ]  # fmt: skip
 

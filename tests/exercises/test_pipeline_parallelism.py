@@ -5,37 +5,16 @@ from typing import Any
 
 import pytest
 
-from tests.exercises.sides import MAGIC, Sides
+from tests.exercises.sides import MAGIC, Sides, swap
 
 SIDES = Sides("07_pipeline_parallelism", before=["pe-received"])
 PLAIN = Sides("07_pipeline_parallelism")
 ON_RANKS = ("mended_step", "run_actions")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def four_ranks():
-    """Start the ranks once for all tests of this file."""
-    from utils import ranks
-
-    ranks.start(4)
-    yield
-    ranks.stop()
+pytestmark = pytest.mark.usefixtures("four_ranks")
 
 
 def sides(name: str) -> Sides:
     return SIDES if name in ON_RANKS else PLAIN
-
-
-def swap(*pairs: tuple[str, str]) -> Callable[[str], str]:
-    """Change the solution: replace each first text, which must be there, by the second."""
-
-    def change(code: str) -> str:
-        for old, new in pairs:
-            assert old in code, f"the solution has no {old!r} any more"
-            code = code.replace(old, new)
-        return code
-
-    return change
 
 
 # name of the mistake -> (wrong answer, what is off, what its hint says)

@@ -2,12 +2,11 @@
 
 import os
 import re
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tests.exercises.sides import Sides
+from tests.exercises.sides import Sides, swap
 from utils import check, ranks
 from utils.check.messages import Seen, rounds, timeline
 from utils.check.ranks_and_collectives import NEEDED, trace
@@ -27,18 +26,6 @@ def five_ranks(tmp_path_factory):
         del os.environ["COURSE_HOME"]
     else:
         os.environ["COURSE_HOME"] = old
-
-
-def swap(*pairs: tuple[str, str]) -> Callable[[str], str]:
-    """Change the solution: replace each first text, which must be there, by the second."""
-
-    def change(code: str) -> str:
-        for old, new in pairs:
-            assert old in code, f"the solution has no {old!r} any more"
-            code = code.replace(old, new)
-        return code
-
-    return change
 
 
 @pytest.mark.parametrize("name", EXERCISES)

@@ -1,36 +1,14 @@
 """The exercises on sharded data parallelism from three sides: stub, solution, and plausible wrong answers."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tests.exercises.sides import Sides
+from tests.exercises.sides import Sides, swap
 
 SIDES = Sides("06_sharded_data_parallelism")
 EXERCISES = ("flat_shards", "zero_1_step", "run_sharded", "global_norm")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def four_ranks():
-    """Start the ranks once for all tests of this file."""
-    from utils import ranks
-
-    ranks.start(4)
-    yield
-    ranks.stop()
-
-
-def swap(*pairs: tuple[str, str]) -> Callable[[str], str]:
-    """Change the solution: replace each first text, which must be there, by the second."""
-
-    def change(code: str) -> str:
-        for old, new in pairs:
-            assert old in code, f"the solution has no {old!r} any more"
-            code = code.replace(old, new)
-        return code
-
-    return change
+pytestmark = pytest.mark.usefixtures("four_ranks")
 
 
 @pytest.mark.parametrize("name", EXERCISES)

@@ -4,22 +4,12 @@ from typing import Any
 
 import pytest
 
-from tests.exercises.sides import Sides
-from tests.exercises.test_data_parallelism import swap
+from tests.exercises.sides import Sides, swap
 from utils.figures import tensor_parallelism as pictures
 
 SIDES = Sides("08_tensor_parallelism", before=("given",))
 EXERCISES = ("cut_perceptron", "cut_loss", "sequence_norm", "attend_by_heads")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def four_ranks():
-    """Start the ranks once for all tests of this file."""
-    from utils import ranks
-
-    ranks.start(4)
-    yield
-    ranks.stop()
+pytestmark = pytest.mark.usefixtures("four_ranks")
 
 
 @pytest.mark.parametrize("name", EXERCISES)

@@ -60,7 +60,7 @@ ROCE_200 = Network("RoCE 200", 25 * GB, source="MosaicML's tables: 1,600 Gbit/s 
 ROCE_400 = Network("RoCE 400", 50 * GB, source="Llama 3: 400 Gbit/s a GPU (arXiv:2407.21783, section 3.3.1)")
 EFA_400 = Network(
     "EFA 400", 50 * GB, 5.83e-5, 0.0566,
-    "AWS p5: 3,200 Gbit/s a node; latency and congestion fitted on the Ultra-Scale Playbook's runs",
+    "AWS p5: 3,200 Gbit/s a node; latency and congestion fitted on the Ultra-Scale Playbook's step times",
 )  # fmt: skip
 OMNIPATH = Network("Omni-Path 100", 6.25 * GB, source="Jean Zay: 4 adapters of 100 Gbit/s a node (BLOOM's README)")
 NETWORKS = {net.name: net for net in (INFINIBAND_200, INFINIBAND_400, ROCE_200, ROCE_400, EFA_400, OMNIPATH)}

@@ -30,7 +30,7 @@ SPACE: dict[str, tuple] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Search:
     """Hold what a search found. best: estimates, fastest first. killed: how many layouts each limit killed.
 
@@ -41,7 +41,7 @@ class Search:
     killed: dict[str, int]
     tried: int
     simulated: int
-    nearly: list[tuple[Layout, float]] = field(default_factory=list, repr=False)
+    nearly: list[tuple[Layout, float]] = field(default_factory=list)
 
     def __getitem__(self, place: int) -> Estimate:
         """Give the estimate at a place, 0 for the fastest."""
@@ -64,6 +64,8 @@ class Search:
                 "Nothing fits. Nearest: " + "; ".join(f"{lay} needs {b / 2**30:.0f} GiB" for lay, b in self.nearly[:3])
             )
         return "\n".join(lines)
+
+    __repr__ = __str__  # a cell that ends in a search shows the ranking
 
 
 def candidates(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import importlib
 import os
 import shutil
 import sys
 import tempfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +44,8 @@ def start(n: int, *, fresh: bool, launcher: str, gpu: bool) -> None:
     if launcher == "auto":
         launcher = "fork" if launch.can_fork() else "stock"
     try:
-        _world = world.OwnWorld(n, launcher, folder(), gpu)
+        with _importing():
+            _world = world.OwnWorld(n, launcher, folder(), gpu)
     except OSError as e:
         where = os.environ.get("TMPDIR") or tempfile.gettempdir()
         raise RanksError(
@@ -111,6 +115,23 @@ def one_thread() -> None:
     if "torch" in sys.modules:
         with contextlib.suppress(AttributeError):  # torch only half imported
             sys.modules["torch"].set_num_threads(1)
+
+
+@contextlib.contextmanager
+def _importing() -> Iterator[None]:
+    """Meanwhile import what the first optimizer of a process imports, 2 s, if the kernel is going to compute itself.
+
+    It ends with the block: an import in a thread must not meet the learner's.
+    """
+    if "torch" not in sys.modules or "torch._dynamo" in sys.modules:
+        yield
+        return
+    thread = threading.Thread(target=importlib.import_module, args=("torch._dynamo",), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 @atexit.register

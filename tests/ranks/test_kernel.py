@@ -121,6 +121,7 @@ def test_lines_are_counted_as_jupyterlab_shows_them(course):
         ("%%ranks 7\n1", "There is no rank 7; there are 4: 0 to 3."),
         ("%%ranks x\n1", "%%ranks x: 'x' is not a rank."),
         ("%%ranks\nx y", "The cell cannot be read as Python."),
+        ("# mine\n%%ranks\n1", "%%ranks must be the first line of its cell;"),
     ],
 )
 def test_mistakes(course, cell, says):
@@ -135,6 +136,20 @@ def test_a_syntax_error_names_the_line_of_the_notebook(course):
 def test_before_the_start(kernel):
     shown = kernel.run("from utils import ranks")[1] or kernel.run("%%ranks\n1")[1]
     assert shown == ["No ranks are running. Start them first: ranks.start(4)"]
+    assert "`ranks.start(4)` makes it on every rank" in kernel.run("dist.barrier()")[0]
+    assert kernel.run("nowhere")[0] == ""
+
+
+def test_a_forgotten_magic(course):
+    assert not course.run("%%ranks 0,2-3\nonly_there = rank")[1]
+    text, shown, _ = course.run("only_there + 1")
+    assert any("NameError" in line for line in shown)
+    assert text == (
+        "`only_there` stands on ranks 0, 2-3, and this cell ran in the notebook's own process. Begin it with %%ranks "
+        "to run it there, or fetch the values: ranks.gather('only_there').\n"
+    )
+    assert "`dist` stands on ranks 0-3" in course.run("dist.barrier()")[0]
+    assert course.run("nowhere")[0] == ""
 
 
 def test_figures_and_tables_reach_the_notebook(course):

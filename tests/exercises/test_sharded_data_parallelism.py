@@ -77,6 +77,10 @@ STATE = 'state["momentum"] = momentum * state.get("momentum", 0) + found / n'
 STEP: Wrong = {
     "sum instead of mean": (swap(("found / n", "found")), "result", "too long by the number of ranks"),
     "right only for 4 ranks": (swap(("found / n", "found / 4")), "result", "right only on 4 ranks"),
+    "mean of the mean": (swap(("found / n", "found / n**2")), "result", "too short by the number of ranks"),
+    "keeps a view of the row too": (
+        swap((STATE, STATE + '\n    state["mine"] = mine')), "memory", "more than the momentum of your shard",
+    ),
     "its own gradient": (
         swap((SCATTER, "    found.copy_(gradient.chunk(n)[dist.get_rank()] * n)\n")), "result",
         "steps with its own gradient",
@@ -94,8 +98,9 @@ STEP: Wrong = {
         "memory", "momentum of the whole row",
     ),
     "momentum elsewhere": (
-        swap((STATE, 'm = state.setdefault("all", [torch.zeros_like(mine)])\n    m[0] = momentum * m[0] + found / n'),
-             ('rate * state["momentum"]', "rate * m[0]")),
+        swap((STATE, 'm = zero_1_step.__dict__.setdefault(id(state), [state, torch.zeros_like(mine)])\n'
+                     "    m[1] = momentum * m[1] + found / n"),
+             ('rate * state["momentum"]', "rate * m[1]")),
         "memory", "holds no tensor",
     ),
     "all-reduce": (
@@ -119,6 +124,15 @@ RUN: Wrong = {
         swap(("        x = block(x)\n" + FREE,
               "    for block in blocks:\n        x = block(x)\n    for block in blocks:\n" + FREE)),
         "memory", "several blocks are there at once",
+    ),
+    "all rows gathered first, filled one by one": (
+        swap((ALL_GATHER, ""),
+             ("    for block, mine in zip(blocks, shards, strict=True):\n        row = torch.empty",
+              "    rows = []\n    for mine in shards:\n        rows.append(torch.empty"),
+             ("len(mine) * dist.get_world_size())", "len(mine) * dist.get_world_size()))\n"
+              "        dist.all_gather_single(rows[-1], mine)\n    for block, row in zip(blocks, rows, strict=True):"),
+             ),
+        "memory", "Rows of blocks to come",
     ),
     "another order on one rank": (
         swap(("    for block, mine in zip(blocks, shards, strict=True):\n        row = torch.empty",

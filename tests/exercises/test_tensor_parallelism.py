@@ -63,6 +63,10 @@ PERCEPTRON: Wrong = {
         swap((f"{LEAVE} + down_bias", f"(total(({SUMMANDS}).detach()) + down_bias).detach()")),
         "gradient", "Nothing leads back",
     ),
+    "mean on the way back": (
+        swap((LEAVE, f"Conjugate.apply({SUMMANDS}, total, lambda t: t / world_size)")),
+        "gradient", "added up, not averaged",
+    ),
     "twice the messages": (
         swap(("    hidden = ", "    total(x.detach())\n    hidden = ")), "messages", "more is sent than needed",
     ),
@@ -108,7 +112,7 @@ LOSS: Wrong = {
     ),
     "the sum detached": (
         swap(("torch.stack([logits.exp().sum(-1), right])", "torch.stack([logits.detach().exp().sum(-1), right])")),
-        "gradient", "detached",
+        "gradient", "has lost its way back",
     ),
     "a mask as large as the logits": (
         swap((PICK, "(logits * F.one_hot(local * here, logits.size(-1)).float()).sum(-1) * here")),
@@ -134,6 +138,9 @@ NORM: Wrong = {
         swap(("torch.cat([part[:, :size] for part, size in zip(parts, sizes, strict=True)], dim=1)",
               "torch.cat([part[:, :size] for part, size in zip(parts, sizes, strict=True)], dim=1).flip(1)")),
         "result", "side by side",
+    ),
+    "joined along the batch": (
+        swap(("strict=True)], dim=1)", "strict=True)], dim=0)")), "result", "dimension of positions",
     ),
     "gathered first": (
         swap((f"Conjugate.apply({GATHER})",

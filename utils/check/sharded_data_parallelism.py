@@ -25,6 +25,7 @@ class Seen:
     tensors: list[Tensor] = field(default_factory=list)
     calls: list[tuple[str, int]] = field(default_factory=list)  # operation, bytes handed over
     most: int = 0  # blocks whose parameters were there at once
+    ahead: bool = False  # rows were gathered before the block in front of them had computed
     kept: int = 0  # blocks whose parameters are there at the end
     levels: list[int] = field(default_factory=list)  # elements of parameters as blocks begin and end, and at the end
     state: int = -1  # elements in the tensors of `state`
@@ -138,6 +139,7 @@ def zero_1_step(name: str) -> None:
 def run_steps(name: str, n: int, length: int, steps: int) -> Seen | None:
     """Run the learner's step on this rank some times; None on ranks that take no part."""
     import torch.distributed as dist
+    from torch.utils._pytree import tree_leaves
 
     from utils.ranks import engine
 
@@ -154,7 +156,7 @@ def run_steps(name: str, n: int, length: int, steps: int) -> Seen | None:
                 seen.tensors.append(row.clone())
         finally:
             stop()
-    seen.state = sum(value.numel() for value in state.values() if hasattr(value, "numel"))
+    seen.state = sum(leaf.numel() for leaf in tree_leaves(state) if hasattr(leaf, "numel"))
     return seen
 
 
@@ -187,9 +189,9 @@ def _judge_step(seen: list[Seen], n: int, length: int, steps: int, tried: str) -
     moved, mean = (start - own[0]) / RATE, (start - right[0]) / RATE
     if any(_off(row, first[0]) for row in first) and not _off(own[0], right[0]):
         raise NotYet("result", HINTS["not gathered"], tried)
-    for factor, why in ((n, "four" if n != 4 else "summed"), (n / 4, "four"), (1 / n, "summed")):
+    for factor, why in ((n, "summed"), (n / 4, "four"), (1 / n, "divided twice")):
         if factor != 1 and not _off(moved, factor * mean):
-            raise NotYet("result", HINTS["summed" if factor == n else why], tried)
+            raise NotYet("result", HINTS[why], tried)
     if not _off(moved, own[1]) or not _off(moved, own[1] / n):
         raise NotYet("result", HINTS["own gradient"], tried)
     for k in range(1, n):  # another part of the gradient, or another part of the row
@@ -203,7 +205,8 @@ def _judge_step(seen: list[Seen], n: int, length: int, steps: int, tried: str) -
 def _judge_step_cost(seen: list[Seen], n: int, length: int, steps: int, tried: str) -> None:
     held = max(one.state for one in seen)
     if held > length // n:
-        raise NotYet("memory", HINTS["whole states"], f"`state` holds {held} elements, the shard {length // n}.", tried)
+        why = "whole states" if held >= length else "more states"
+        raise NotYet("memory", HINTS[why], f"`state` holds {held} elements, the shard {length // n}.", tried)
     if held < length // n and steps > 1:
         raise NotYet("memory", HINTS["no states"], tried)
     volume, needed = seen[0].volume(n), 2 * 4 * length * steps
@@ -285,9 +288,15 @@ def run_blocks(name: str, n: int, count: int, sizes: Sequence[int]) -> Seen | No
                 parameter.data = torch.empty(0)
             block.register_forward_pre_hook(look)
             block.register_forward_hook(look)
+            block.register_forward_hook(lambda block, *_: computed.append(block))
+
+        computed: list[Any] = []
 
         def called(call: Any) -> None:
             seen.calls.append((call.op, call.payload))
+            gathered = sum(n * size for op, size in seen.calls if op.startswith("all_gather"))
+            # A rank without sequences need not call its blocks, so they tell nothing there.
+            seen.ahead |= bool(sizes[rank]) and gathered > (len(computed) + 1) * rows[0].nbytes
             look()
 
         x = inputs(rank, sizes, blocks[0].norm1.normalized_shape[0])
@@ -341,6 +350,8 @@ def _judge_run(seen: list[Seen], n: int, count: int, sizes: Sequence[int], tried
         ops = {op for one in seen for op, size in one.calls if size}
         why = "reduced rows" if "all_reduce" in ops else "through one" if ops & {"broadcast", "gather"} else "twice"
         raise NotYet("bytes", HINTS[why], f"{volume:,} bytes go round, {needed:,} are enough.", tried)
+    if any(one.ahead for one in seen):
+        raise NotYet("memory", HINTS["ahead"], tried)
 
 
 # ---- the norm of everything

@@ -22,6 +22,7 @@ HINTS = {
     "order": "The row begins with the first tensor, in its own order, then the second.",
     # zero_1_step
     "summed": "The step is too long by the number of ranks: a reduce-scatter adds up, and the gradient is the mean.",
+    "divided twice": "The step is too short by the number of ranks: the gradient is divided by it twice.",
     "four": "This is right only on 4 ranks: ask `dist.get_world_size()`.",
     "own gradient": "Each rank steps with its own gradient. The shard that it updates needs the gradients of all "
                     "ranks: reduce-scatter them.",
@@ -34,6 +35,8 @@ HINTS = {
     "other shard": "A rank updates a part of the row with the gradient of another part. Rank r keeps the r-th part, of "
                    "both.",
     "whole states": "The result is right, but every rank keeps the momentum of the whole row. Keep that of your shard.",
+    "more states": "The result is right, but `state` holds more than the momentum of your shard. Keep that and nothing "
+                   "else: `row.chunk(n)[rank]` can be made anew in each step.",
     "no states": "The result is right, but `state` holds no tensor: the momentum of your shard belongs there.",
     "all-reduced": "The result is right, but gradients are all-reduced: that is a reduce-scatter and an all-gather, "
                    "and with the gather of parameters a third pass. A reduce-scatter brings a rank all that it needs.",
@@ -47,6 +50,8 @@ HINTS = {
             "once the block has computed.",
     "several": "The parameters of several blocks are there at once. Gather a block when it is about to compute, not "
                "before.",
+    "ahead": "Rows of blocks to come are gathered and wait: they take the memory that freeing saves. Gather a block's "
+             "row when it is about to compute, not before.",
     "mixed": "The output is wrong, and it would be right if ranks had handed in shards of the same block: all ranks "
              "must gather the blocks in the same order.",
     "places": "The output is wrong: numbers of the gathered row have got to the wrong places. The tensors lie end to "

@@ -76,8 +76,9 @@ HINTS = {
     "padding in": "Targets of -100 are in the sum. They must add nothing.",
     "gathered": "The result is right, but the logits travel. For each position three numbers are enough: greatest "
                 "logit, sum of exponentials, the target's logit.",
-    "gradient of sums": "The result is right, the gradient is not: something on the way was detached. The sum of "
-                        "exponentials needs its way back, only the greatest logit does not.",
+    "gradient of sums": "The result is right, the gradient is not. Either the sum of exponentials or the target's "
+                        "logit has lost its way back, or the greatest logit still has one: "
+                        "`logits.detach().amax(-1)`.",
     "gradient times": "The result is right, and the gradient is too large by the number of ranks. Backward, each rank "
                       "needs the gradient of the sum as it is, without another all-reduce.",
     "copies": "The result is right, but two or more tensors as large as the logits are kept for the backward pass. The "
@@ -100,6 +101,8 @@ HINTS = {
     "divided": "Gradients are too small by the number of ranks: contributions are added up, not averaged.",
     "all-reduce": "The result is right, but backward an all-reduce sends everything to everybody and most is thrown "
                   "away. A reduce-scatter gives each rank its own positions, for half the bytes on a ring.",
+    "all-reduce forward": "The result is right, but tensors full of zeros are added up. An all-gather sends each "
+                          "position once; this sends twice as much.",
     "idle": "A rank without positions leaves out a call that the others wait in. It has nothing to normalise and must "
             "make every call.",
     "norm": "The result is not the layer norm of all positions, on every rank.",
@@ -160,6 +163,8 @@ def _judge_perceptron(case: Case, seen: list[Seen]) -> None:
         key = "bias gradient" if wrong == "down_bias" else "enter"
         if same([one.gradients["up"] for one in seen], times):
             key = "leave twice"
+        elif same([one.gradients["up"] for one in seen], [piece / n**2 for piece in times]):
+            key = "divided"
         raise NotYet("gradient", HINTS[key], f"The first that is off: `{wrong}`.", tried(case))
     if max(one.sent() for one in seen) > 2 * 4 * y.numel() + SMALL_CHANGE:
         raise NotYet("messages", HINTS["twice"], f"{seen[0].sent():,} bytes are handed over.", tried(case))
@@ -261,8 +266,10 @@ def _judge_norm(case: Case, seen: list[Seen]) -> None:
     own = 4 * y.numel() / n
     if max(one.kept for one in seen) > 1.5 * own + SMALL_CHANGE:
         raise NotYet("memory", HINTS["whole norm"], tried(case))
-    if any(op == "all_reduce" and size >= 4 * y.numel() for one in seen for op, size in one.calls_back):
-        raise NotYet("messages", HINTS["all-reduce"], tried(case))
+    for what, calls in (("all-reduce", [c for one in seen for c in one.calls_back]),
+                        ("all-reduce forward", [c for one in seen for c in one.calls])):
+        if any(op == "all_reduce" and size >= 4 * y.numel() for op, size in calls):
+            raise NotYet("messages", HINTS[what], tried(case))
 
 
 @exercise(judges=("result", "work", "messages"), ranks=4)

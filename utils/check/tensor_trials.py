@@ -138,8 +138,10 @@ def run_case(name: str, case: Case) -> Seen | None:
                 seen.flops = counter.get_total_flops()
             log = seen.calls_back
             seen.problem = _problem(result, bool(leaves))
-            if leaves and not seen.problem:
-                (result * case.upstream(rank)).sum().backward()
+            upstream = case.upstream(rank)
+            # A result of another shape is judged by its shape; it cannot go back.
+            if leaves and not seen.problem and result.shape == getattr(upstream, "shape", result.shape):
+                (result * upstream).sum().backward()
         finally:
             stop()
     seen.result = result.detach().clone() if isinstance(result, torch.Tensor) else repr(result)[:60]

@@ -75,12 +75,24 @@ OVERLAP: Wrong = {
                     "            flying.append((flat, work))")),
         "overlap", "the hook waits for its message",
     ),
-    "sends whatever is full (deadlock)": (
+    "looks at one bucket a hook": (
+        swap((WHILE, WHILE.replace("while", "if"))), "messages", "look at the next one",
+    ),
+    "looks at one bucket a hook, and forgives itself": (
+        swap((WHILE, WHILE.replace("while", "if")), ("flying, strict=True)", "flying)")), "messages",
+        "no hook comes after",
+    ),
+    "only rank 0 sends (deadlock)": (
+        swap((SEND, SEND.replace("async_op=True)", "async_op=True) if rank == 0 else None")),
+             ("            work.wait()\n", "            work and work.wait()\n")),
+        "deadlock", "make the same calls",
+    ),
+    "sends whatever is full": (
         swap((WHILE, "        number = place[p]\n        if missing[number] == 0:\n"),
              ("buckets[len(flying)]]", "buckets[number]]"), (SEND, SEND.replace("((flat", "((number, flat")),
              ("for bucket, (flat, work) in zip(buckets, flying, strict=True):",
               "for number, flat, work in flying:\n            bucket = buckets[number]")),
-        "deadlock", "may not leave before it",
+        "messages", "may not leave before it",
     ),
     "sum instead of mean": (swap((" / world_size", "")), "result", "added up and not averaged"),
     "right only for 4 ranks": (swap(("/ world_size", "/ 4")), "result", "right only on 4 ranks"),

@@ -309,7 +309,7 @@ RUN: Wrong = {
     ),
     "no gradient sent back": (swap((SEND, "")), "deadlock", "waits for a gradient"),
     "the loss of the last micro-batch": (
-        swap(("return sum(losses)", "return losses[-1]")), "result", "share of the sequences and add up",
+        swap(("return sum(losses)", "return losses[-1]")), "result", "return the sum, undivided",
     ),
     "only F and B": (
         swap(("        x, out, grad = kept.pop(i)\n",
@@ -321,7 +321,20 @@ RUN: Wrong = {
         "order", "does the whole backward in `I`",
     ),
     "I and W both do the whole": (
-        swap((INPUTS_OF, "inputs=None"), (NOTHING_IN_I, "        if True:\n")), "result", "both `I` and `W` add",
+        swap((INPUTS_OF, "inputs=None"), (NOTHING_IN_I, "        if True:\n")), "messages", "while the message with it",
+    ),
+    "W does the whole": (
+        swap((INPUTS_OF, 'inputs=[x] if kind == "I" else None')), "messages", "told which gradients are wanted",
+    ),
+    "I does the whole": (
+        swap(('"I": [x]', '"I": None')), "result", "both `I` and `W` add",
+    ),
+    "B in two": (
+        swap(("            out.backward(grad", '            if kind == "B" and before is not None:\n'
+              "                x.grad, = torch.autograd.grad(out, x, grad, retain_graph=True)\n"
+              "            out.backward(grad"),
+             ('{"B": None,', '{"B": [*part.parameters()],')),
+        "order", "goes through the graph twice",
     ),
     "graph not kept": (swap((', retain_graph=kind == "I"', "")), "error", "retain_graph=True"),
     "gradient not kept": (

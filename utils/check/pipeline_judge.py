@@ -25,7 +25,11 @@ def judge_result(case: Case, by_part: Sequence[Seen], done: Sequence[Case]) -> F
         return "result", _why_wrong(case, by_part, kinds, done)
     *others, last = by_part
     if last.returned != "right":
-        micro = " Weigh each micro-batch's loss by its share of the sequences and add up." if case.micro_batches else ""
+        weighed = (
+            " Weigh each micro-batch's loss by its share of the sequences (unless what `backward` sees is weighed "
+            "already) and return the sum, undivided."
+        )
+        micro = weighed if case.micro_batches else ""
         return "result", (
             f"{case}: the gradients are right, but the last part returns {last.returned} where the loss of the whole "
             f"batch, a number, is wanted.{micro}"

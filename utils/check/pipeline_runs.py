@@ -246,6 +246,11 @@ def _split_wrongly(case: Run, by_part: Sequence[Seen]) -> Finding | None:
     """Look for gradients that show what became of `I` and `W`."""
     if not case.split:
         return None
+    if any(seen.changed for seen in by_part):
+        return "messages", (
+            f"{case}: a tensor is changed while the message with it may still be on its way. `W` adds to `x.grad` a "
+            "second time unless it is told which gradients are wanted: inputs=[*part.parameters()]."
+        )
     kinds = {kind for seen in by_part for kind in seen.gradients.values()}
     if "missing" in kinds:
         return "result", (f"{case}: some gradients are missing. {_BOTH}")
@@ -263,6 +268,8 @@ def _not_in_order(case: Run, by_part: Sequence[Seen]) -> Finding | None:
         listed = "".join(action.kind for action in row)
         did = "".join(seen.order)
         whole, inputs, weights = (_work(listed, nothing) for nothing in ("", "W", "I"))
+        if did != whole and sorted(did) == sorted(whole + "B" * listed.count("B")):
+            return "order", f"{case}: on rank {rank} a `B` goes through the graph twice. Do it in one `backward()`."
         if did != whole and (place or did not in (inputs, weights)):  # the first part has nothing to do in `I`
             if did == inputs:
                 return "order", (

@@ -76,6 +76,7 @@ class Seen:
     gradients: dict[str, str] = field(default_factory=dict)  # how each compares: see `compare`
     returned: str = ""  # "none", "right", "times 0.5", or what it is
     finished: bool = False
+    changed: int = 0  # tensors that were changed between isend and the end of its wait
     unwaited: int = 0  # sends that were begun (isend) and never asked whether they are done
 
     def messages(self, operation: str = "send") -> list[tuple[int, int]]:
@@ -136,22 +137,34 @@ def run_trial(name: str, case: Case) -> Seen | str:
 
 @contextlib.contextmanager
 def _watch_sends(seen: Seen) -> Iterator[None]:
-    """Count the messages of isend whose Work is dropped: nobody waits for it, nor asks whether it is done."""
+    """Count the messages of isend whose Work is dropped (nobody waits for it, nor asks whether it is done), and those
+    whose tensor is changed while they may be on their way.
+    """
     import torch.distributed as dist
     from torch._C._distributed_c10d import Work
 
     begun: list[Any] = []
+    handed: dict[int, tuple[Any, int]] = {}  # by work: the tensor, and how often it had been changed
     asked: set[int] = set()
     isend, kept = dist.isend, {name: getattr(Work, name) for name in ("wait", "get_future", "is_completed")}
 
     def begin(*args: Any, **kwargs: Any) -> Any:
         begun.append(isend(*args, **kwargs))
+        tensor = args[0] if args else kwargs["tensor"]
+        handed[id(begun[-1])] = tensor, tensor._version
         return begun[-1]
+
+    def look(work: int) -> None:
+        tensor, version = handed.pop(work, (None, 0))
+        seen.changed += tensor is not None and tensor._version != version
 
     def asking(original: Any) -> Any:
         def ask(work: Any, *args: Any, **kwargs: Any) -> Any:
             asked.add(id(work))
-            return original(work, *args, **kwargs)
+            answer = original(work, *args, **kwargs)
+            if answer is not False:  # is_completed() may say: not yet
+                look(id(work))
+            return answer
         return ask
 
     modules = (dist, dist.distributed_c10d)  # P2POp compares with the second
@@ -161,6 +174,8 @@ def _watch_sends(seen: Seen) -> Iterator[None]:
         for name, original in kept.items():
             setattr(Work, name, asking(original))
         yield
+        for work in list(handed):
+            look(work)
         seen.unwaited = sum(id(work) not in asked for work in begun)
     finally:
         for module in modules:

@@ -26,8 +26,8 @@ CAP_MIB = 0.004  # of DDP's buckets: the little GPT has several
 class Trial:
     """One trial on the first `n` ranks.
 
-    swapped: ranks that compute the two branches in the other order. whole: one bucket for all. micro: micro-batches by
-    rank. idle: ranks without sequences.
+    swapped: ranks that compute the two branches in the other order. whole: one bucket for all. backwards: the
+    bucket that is full last comes first. micro: micro-batches by rank. idle: ranks without sequences.
     """
 
     kind: str
@@ -36,6 +36,7 @@ class Trial:
     steps: int = 1
     swapped: tuple[int, ...] = ()
     whole: bool = False
+    backwards: bool = False
     tied: bool = True
     frozen: bool = False
     idle: tuple[int, ...] = ()
@@ -43,7 +44,9 @@ class Trial:
 
     def buckets(self) -> list[list[str]]:
         """Give the names in each bucket, in the order in which buckets are to be sent."""
-        return [[name for bucket in BUCKETS for name in bucket]] if self.whole else [[*bucket] for bucket in BUCKETS]
+        if self.whole:
+            return [[name for bucket in BUCKETS for name in bucket]]
+        return [[*bucket] for bucket in (BUCKETS[::-1] if self.backwards else BUCKETS)]
 
     def case(self) -> Case:
         """Give the data of a trial of accumulation."""

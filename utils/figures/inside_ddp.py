@@ -95,10 +95,12 @@ def timeline(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Drawn:
 
 
 def hidden(by_rank: Sequence[Mapping[str, Any]]) -> float:
-    """Return which share of the messages' time in flight lies behind a backward pass that still computes."""
+    """Return which share of the messages' time in flight passes before the rank's last gradient is ready."""
     flight = sum(arrived - sent for run in by_rank for _, sent, arrived in run["spans"])
-    behind = sum(max(0.0, min(arrived, run["backward"]) - sent)
-                 for run in by_rank for _, sent, arrived in run["spans"] if sent < run["backward"])
+    # `backward` itself returns later: the last hook, which packs and sends, belongs to it.
+    computed = [run["ready"][-1][0] if run.get("ready") else run["backward"] for run in by_rank]
+    behind = sum(max(0.0, min(arrived, end) - sent)
+                 for run, end in zip(by_rank, computed, strict=True) for _, sent, arrived in run["spans"])
     return behind / flight if flight else 0.0
 
 

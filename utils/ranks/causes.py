@@ -13,6 +13,7 @@ NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|Cannot allocate
 CAUSES = {
     "raised": "something that only this rank has or does (its data, a branch on `rank`). The others only waited.",
     "raised everywhere": "the cell itself. All ranks run the same code, so all meet the same error.",
+    "raised alone": "the cell itself. Only this rank ran it.",
     "syntax": "a bracket, colon or quotation mark that is missing, here or in the line above. No rank ran any of it.",
     "memory": "a tensor, or the sum of all that are kept, larger than the memory this rank may use. What a variable "
     "holds counts until the variable is deleted (`del name`).",

@@ -221,7 +221,8 @@ class Report:
         everywhere = len(raised) == len(self.ranks)
         what = kind or "an error"
         head = f"{'every rank' if everywhere and len(raised) > 1 else names(raised)} raised {what}."
-        usual = BY_ERROR.get(kind) or ("raised everywhere" if everywhere else "raised")
+        alone = "raised alone" if len(self.ranks) == 1 else "raised everywhere"
+        usual = BY_ERROR.get(kind) or (alone if everywhere else "raised")
         return "raised", head, usual
 
     def _no_memory(self, r: int) -> bool:

@@ -128,7 +128,7 @@ LADDER = """
 def choose(model, cluster, batch):
     for tensor, pipeline in WAYS:
         data = cluster.gpus // (tensor * pipeline)
-        if data * tensor * pipeline != cluster.gpus or batch % data:
+        if data * tensor * pipeline != cluster.gpus or batch % (data * MICRO):
             continue
         for recompute in MODES:
             layout = plan.Layout(data, tensor, pipeline, zero=ZERO, micro_batch=MICRO,
@@ -156,6 +156,8 @@ CHOICES = [
     (HEAD + "    return plan.Layout(cluster.gpus // 8, 8, zero=3, recompute='full')", "batch", "has to be the batch"),
     (HEAD + "    return plan.Layout(4, 8, accumulate=batch // 4, recompute='full')", "result", "has to use every GPU"),
     (HEAD + "    return cluster.gpus // 8, 8", "result", "return a `plan.Layout`, not tuple"),
+    (HEAD + "    return plan.Layout(cluster.gpus // 4, 2, 2, accumulate=4 * batch // cluster.gpus, virtual=2,\n"
+     "                       schedule='interleaved-1f1b')", "result", "interleaving are out of the game"),
     (HEAD + "    layout = plan.Layout(cluster.gpus, zero=3, accumulate=batch // cluster.gpus, recompute='full')\n"
      "    return [layout for _ in range(200) if plan.estimate(model, cluster, layout)][0]", "estimates",
      "more than 100 estimates"),
@@ -196,6 +198,34 @@ def test_the_planner_is_as_it_was_after_a_game():
     verdict = checks.choose(lambda model, cluster, batch: plan.search(model, cluster, batch))
     assert verdict.what == "search"
     assert (plan.estimate, plan.search) == before
+
+
+def test_there_is_no_back_door_to_the_search():
+    from utils.plan.search import search as original
+
+    def sly(model, cluster, batch):
+        from utils.plan.search import search
+
+        return search(model, cluster, batch)[0].layout
+
+    assert checks.choose(sly).what == "search"
+    from utils.plan.search import search
+
+    assert search is original
+
+
+@pytest.mark.parametrize("kind", ["float64", "int64"])
+def test_numbers_of_numpy_are_numbers(kind):
+    import numpy
+
+    def answer(*case):
+        return getattr(numpy, kind)(checks.zero_reference(*case))
+
+    assert checks.zero_bytes(answer).status == "passed"
+
+
+def test_one_case_needs_recomputation_and_another_does_not():
+    assert {checks.best(case).layout.recompute for case in checks.WITHHELD} >= {"none", "full"}
 
 
 def test_the_planner_has_no_regret_against_itself():

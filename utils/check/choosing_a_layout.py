@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -53,6 +54,7 @@ def _zero_mistakes(p: int, m: int, d: int, stage: int) -> dict[str, float]:
         "You divide without rounding. Parameters are whole; the rank that holds most counts.":
             sum(size * (p / m / d if stage >= first else p / m) for size, first in ((2, 3), (4, 2), (12, 1))),
         "Return bytes, not gigabytes.": zero_reference(p, m, d, stage) / 1e9,
+        "Return bytes, not GiB.": zero_reference(p, m, d, stage) / 2**30,
         "You return the whole cluster's bytes; one rank's are asked for.": zero_reference(p, m, d, stage) * m * d,
     }  # fmt: skip
 
@@ -70,6 +72,8 @@ def zero_bytes(function: Callable[[int, int, int, int], float]) -> NotYet | None
 
 def _number(value: Any) -> float:
     """Take the learner's answer as a number."""
+    if getattr(value, "ndim", None) == 0 and callable(getattr(value, "item", None)):
+        value = value.item()  # of NumPy or torch
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         kind = "None: is there a `return`?" if value is None else f"of type `{type(value).__name__}`"
         raise NotYet("result", f"Return a number; yours is {kind}.")
@@ -297,6 +301,7 @@ WITHHELD = (
     Case(plan.GPT_175B, plan.Cluster(256, plan.A100), 512),
     Case(plan.LLAMA_70B, plan.Cluster(64, plan.H100), 128),
     Case(plan.GPT_1_7B, plan.Cluster(32, plan.V100), 512),
+    Case(plan.LLAMA_405B, plan.Cluster(256, plan.H100), 128),
 )
 SLOW = {
     "recompute": "It computes a whole forward pass again. Try what fits without recomputation, on more model ranks.",
@@ -335,13 +340,20 @@ def judged(function: Callable[[plan.Model, plan.Cluster, int], plan.Layout], cas
     def refused(*_: Any, **__: Any) -> None:
         raise Refused("search", "`plan.search` is what you play against. Choose with `plan.estimate`.")
 
+    inside = sys.modules["utils.plan.search"]  # `plan.search` is the function
     try:
-        plan.estimate, plan.search = counted, refused  # type: ignore[assignment]
+        plan.estimate, plan.search, inside.search = counted, refused, refused  # type: ignore[assignment, attr-defined]
         layout = function(case.model, case.cluster, case.batch)
+    except (NotImplementedError, Refused, plan.PlanError):
+        raise
+    except Exception as error:
+        raise Refused("error", f"{case}: your function raised {type(error).__name__}: {error}.") from error
     finally:
-        plan.estimate, plan.search = estimate, search
+        plan.estimate, plan.search, inside.search = estimate, search, search  # type: ignore[attr-defined]
     if not isinstance(layout, plan.Layout):
         raise Refused("result", f"{case}: return a `plan.Layout`, not {type(layout).__name__}.")
+    if layout.context > 1 or layout.virtual > 1:
+        raise Refused("result", f"{case}, {layout}: context ranks and interleaving are out of the game.")
     try:
         e = estimate(case.model, case.cluster, layout)
     except plan.PlanError as error:

@@ -274,7 +274,7 @@ def test_the_whole_test_by_keyboard(lab_browser: Lab, front: str) -> None:
         quiz.enter(doors)
         quiz.to("Jump in")
         quiz.press("Enter")
-        expect(doors).to_contain_text("These notebooks teach it")
+        expect(doors).to_contain_text("These notebooks lead there")
         quiz.unharmed()
         check_rules(quiz, 4)
 

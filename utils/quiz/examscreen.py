@@ -21,7 +21,7 @@ WORDS = {
     STRONG: "Strong: you know this topic.",
     CONFIRM: "Close to strong. Ten questions cannot tell; five more can.",
     DEVELOPING: "Developing: much is there, some is missing.",
-    START: "Start here: this topic is worth learning from its first lesson.",
+    START: "Start here: there is much to gain. Below stands where to begin.",
 }
 
 

@@ -285,10 +285,14 @@ class Doors(Screen):
         return [*head, blocks.html("sides", sides), blocks.buttons("doors", *row)]
 
     def _lessons(self) -> str:
-        names = list(dict.fromkeys(topic.lesson for topic in self.bank.topics if topic.lesson))
-        names += [name for name in all_lessons() if "practice" in name]
+        taught = list(dict.fromkeys(topic.lesson for topic in self.bank.topics if topic.lesson))
+        every = all_lessons()
+        last = max((every.index(name) for name in taught if name in every), default=-1)
+        # Lessons stand on those before them, but for the first, which is the start.
+        names = list(dict.fromkeys([*every[1 : last + 1], *taught]))
+        names += [name for name in every if "practice" in name]
         rows = "".join(f"<li>{lesson(name).link}</li>" for name in names)
-        return f"<p>These notebooks teach it, in this order:</p><ol>{rows}</ol>"
+        return f"<p>These notebooks lead there, in this order:</p><ol>{rows}</ol>"
 
     def press(self, do: str, values: Mapping[str, Any], ms: int | None) -> None:
         if do == "leave":

@@ -94,3 +94,16 @@ def test_outputs_that_are_alive_are_counted():
     del kept[:2]
     part(tokens)
     assert [alive for _, _, alive in log] == [1, 2, 3, 2]
+
+
+def test_the_ranks_that_wait_stand_below_the_hint():
+    from utils import check
+
+    def warm_up_grows(rank, ranks, micro_batches):
+        ahead = min(rank, micro_batches)
+        later = [[f"{rank}F{i + ahead}"] * (i + ahead < micro_batches) + [f"{rank}B{i}"] for i in range(micro_batches)]
+        return [f"{rank}F{i}" for i in range(ahead)] + sum(later, [])
+
+    verdict = check.one_f_one_b(warm_up_grows)
+    assert verdict.what == "deadlock"
+    assert "turn back at once.\n```\nNo rank can go on:\nrank 0, position 1" in verdict.hint

@@ -96,6 +96,9 @@ def test_units() -> None:
     assert grade.number({"value": 0.6667, "abs_tol": 0.01}, "66.7 %").ok
     with pytest.raises(ResponseError, match="a plain number"):
         grade.number({"value": 4}, "4 GB")
+    with pytest.raises(ResponseError, match="a plain number"):
+        grade.number({"value": 4}, "4 percent")
+    assert grade.number({"value": 90}, "90 sequences").ok
 
 
 def test_a_tolerance_of_zero_takes_the_exact_number() -> None:

@@ -138,7 +138,7 @@ def _must_run(shape: Shape, rows: Sequence[Sequence[Action]]) -> Schedule:
     try:
         schedule.check(made)
     except ScheduleError as error:
-        raise _Found("deadlock", f"{shape}: {_why_stuck(rows)}\n```{error}\n```") from None
+        raise _Found("deadlock", f"{shape}: {_why_stuck(rows)}\n```\n{error}\n```") from None
     return made
 
 

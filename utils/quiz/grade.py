@@ -129,6 +129,8 @@ def in_unit(answer: Mapping[str, Any], text: str) -> float:
         return number
     if unit == "%" and "%" not in known and not own:
         return number / 100
+    if not own and len(unit) > 3 and unit.isalpha() and unit.lower() != "percent":
+        return number  # of what is counted, in words: "90 sequences"
     match = [name for name in known if name == unit] or [name for name in known if name.lower() == unit.lower()]
     if len(match) == 1:
         return number * known[match[0]]

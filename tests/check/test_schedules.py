@@ -97,8 +97,6 @@ def test_outputs_that_are_alive_are_counted():
 
 
 def test_the_ranks_that_wait_stand_below_the_hint():
-    from utils import check
-
     def warm_up_grows(rank, ranks, micro_batches):
         ahead = min(rank, micro_batches)
         later = [[f"{rank}F{i + ahead}"] * (i + ahead < micro_batches) + [f"{rank}B{i}"] for i in range(micro_batches)]

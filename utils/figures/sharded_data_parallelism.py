@@ -229,7 +229,7 @@ def cut_row(function: Any) -> None:
 
 def steps(name: str = "zero_1_step") -> None:
     """Show the length of the row, step by step, as the learner's ranks have it and as one worker has it."""
-    from utils.check import sharded_data_parallelism as trials
+    from utils.check import sharded_trials as trials
 
     n, length, count = 4, 40, 12
     seen = _trial(trials.run_steps, name, n, length, count)
@@ -252,7 +252,7 @@ def steps(name: str = "zero_1_step") -> None:
 
 def saw(name: str = "run_sharded") -> None:
     """Show how many elements of parameters are there, by layer, while the learner's function runs on four ranks."""
-    from utils.check import sharded_data_parallelism as trials
+    from utils.check import sharded_trials as trials
 
     seen = _trial(trials.run_blocks, name, 4, 3, (2, 2, 2, 2))
     if seen is None:
@@ -273,7 +273,7 @@ def saw(name: str = "run_sharded") -> None:
 
 def norms(name: str = "global_norm") -> Any:
     """Tabulate the norms that the learner's function returns for some ways to share a gradient out."""
-    from utils.check import sharded_data_parallelism as trials
+    from utils.check import sharded_trials as trials
     from utils.figures.table import Table
 
     rows = []

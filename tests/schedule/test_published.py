@@ -26,6 +26,22 @@ def test_four_printed_decimals(row: tuple, name: str, column: int) -> None:
     assert round(found.bubble, 4) == bubbles[column]
 
 
+# The same table: what the authors' search finds within p and within 2p micro-batches of memory (ZB-1p, ZB-2p).
+SEARCHED = [(0.1585, 0.0433), (0.1242, 0.0039), (0.0674, 0.0026), (0.1323, 0.0029), (0.1045, 0.0022), (0.0554, 0.0010)]
+PAIRS = [pytest.param(row, searched, id=f"{row[0]}-{row[2]}") for row, searched in zip(ROWS, SEARCHED, strict=True)]
+
+
+@pytest.mark.parametrize(("row", "searched"), PAIRS)
+def test_the_limits_of_searched_schedules(row: tuple, searched: tuple[float, float]) -> None:
+    """Within 1F1B's memory the search finds nothing better than ZB-H1; with twice that, something below ZB-H2."""
+    _, _, micro_batches, costs, _ = row
+    h1, h2 = (schedule.simulate(schedule.build(name, 8, micro_batches), *costs) for name in ("zb-h1", "zb-h2"))
+    assert max(h1.peak_activations) == 8
+    assert round(h1.bubble, 4) == searched[0]
+    assert max(h2.peak_activations) <= 2 * 8
+    assert 0 < searched[1] < h2.bubble
+
+
 @rows
 @pytest.mark.parametrize(("hop", "relative"), [(None, 0.05), (0.0, 0.021)])
 def test_interleaved_is_close(row: tuple, hop: float | None, relative: float) -> None:

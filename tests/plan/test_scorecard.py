@@ -54,3 +54,20 @@ def test_rows_that_are_tested_on_are_not_fitted_on():
 def test_sc21_prints_recomputed_operations_too():
     # 175B on 1,024 A100, batch 1,536: 138 TFLOP/s are 32 s a step (Megatron-LM's README).
     assert published.sc21_seconds(plan.GPT_175B, 1536, 1024, 138) == pytest.approx(32, rel=0.03)
+
+
+def test_the_twins_that_the_lesson_speaks_of():
+    """Lesson 09, "What measurements teach": its counts, from the Playbook's table."""
+    data = published.folder()
+    if data is None:
+        pytest.skip("the published tables are not here")
+    ran = [row for row in published.rows(data, "ultrascale_playbook_benchmarks_1b_8b") if row["tok_s_gpu"]]
+    cases = published.playbook(data)
+    assert (len(ran), sum(case.healthy for case in cases)) == (1027, 550)
+    twins: dict[tuple[str, ...], dict[str, float]] = {}
+    for row in (row for row in ran if row["model"] == "8B"):
+        layout = tuple(row[key] for key in ("gpus", "mbs", "grad_acc", "dp", "pp", "tp", "seq_len"))
+        twins.setdefault(layout, {})[row["zero"]] = float(row["tok_s_gpu"])
+    pairs = [speeds["1"] / speeds["0"] for layout, speeds in twins.items() if len(speeds) == 2 and layout[4] != "1"]
+    assert (len(pairs), sum(r > 2 for r in pairs), sum(r < 0.5 for r in pairs)) == (39, 24, 4)
+    assert 40 < max(pairs) < 42

@@ -150,6 +150,10 @@ def test_a_forgotten_magic(course):
     )
     assert "`dist` stands on ranks 0-3" in course.run("dist.barrier()")[0]
     assert course.run("nowhere")[0] == ""
+    course.run("%%ranks\nimport os")
+    course.run("import os, psutil\none = psutil.Process(ranks.gather('os.getpid()')[1])\none.kill()\none.wait()")
+    assert "rank 1 died" in course.run("nowhere")[0]
+    assert course.run("nowhere")[0] == ""
 
 
 def test_figures_and_tables_reach_the_notebook(course):

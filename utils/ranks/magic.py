@@ -61,12 +61,17 @@ def _look_for_forgotten(result: Any) -> None:
 
 
 def forgotten(name: str) -> str:
-    """Say which ranks have a variable of this name, and how to use it there or here; "" if none has."""
+    """Say which ranks have a variable of this name, and how to use it there or here; "" if none has.
+
+    If ranks have died since the last cell, say that instead.
+    """
     from utils.ranks import cells, session
 
     try:
         there = cells.gather(session.current(), f"{name!r} in globals()")
-    except RanksError:
+    except RanksError as error:
+        if error.cause != "usage":  # a rank has died: whoever hears of it first has to say so
+            return str(error)
         made = "`ranks.start(4)` makes it on every rank, and then a cell that begins with %%ranks can use it."
         return f"`{name}` is no name of the notebook: {made}" if name in MADE else ""
     holders = [rank for rank, has in enumerate(there) if has]
